@@ -1,0 +1,1 @@
+//! The Hardroot agent: attestation, sync, caches, the Workload API and commands.

@@ -1,0 +1,1 @@
+//! The wire: SPIRE's and SPIFFE's protocols and the generated code.

@@ -1,0 +1,1 @@
+//! HCL 1 configuration: parsing with line numbers, every fault at once.

@@ -1,0 +1,1 @@
+//! What both daemons share below the protocols: clock, state files, secrets, logs, command-line habits.

@@ -1,0 +1,1 @@
+//! rustls and tonic glue: SPIFFE verifiers, keys that sign elsewhere, channels and listeners.

@@ -1,0 +1,3 @@
+//! The Hardroot server.
+
+pub mod datastore;

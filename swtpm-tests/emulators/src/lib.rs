@@ -1,0 +1,1 @@
+//! swtpm and SoftHSM for tests: one per test, own address, gone on drop.

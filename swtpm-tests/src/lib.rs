@@ -1,0 +1,1 @@
+//! Whole-system tests, the demo and the benchmarks, on real emulators and real clients.
