@@ -1,3 +1,4 @@
 //! The Hardroot server.
 
+pub mod authz;
 pub mod datastore;
