@@ -205,8 +205,7 @@ fn pass_commands(mut client: TcpStream, upstream: SocketAddr, shared: &Shared) -
     }
     // swtpm serves one data connection at a time: connect when there is a command, not before.
     let mut server: Option<TcpStream> = None;
-    loop {
-        let Ok(command) = read_message(&mut client) else { break };
+    while let Ok(command) = read_message(&mut client) {
         let code = command.get(6..10).and_then(|c| c.try_into().ok()).map_or(0, u32::from_be_bytes);
         *lock(&shared.counts).entry(code).or_default() += 1;
         match shared.fault_for(code) {
