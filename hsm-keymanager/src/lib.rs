@@ -3,8 +3,16 @@
 //! Nothing here can return private bytes. Backends are behind features of the same name, so that a crate
 //! that only needs the trait links neither cryptoki nor libtss2.
 
+#[cfg(feature = "disk")]
+pub mod disk;
+#[cfg(feature = "memory")]
+pub mod memory;
+mod public;
+#[cfg(any(feature = "memory", feature = "disk"))]
+mod software;
 mod types;
 
+pub use public::{BadPublicKey, ec_point, ec_public_key, rsa_public_key, verify};
 pub use types::{
     Custody, Digest, HashAlgorithm, KeyError, KeyId, KeyInfo, KeyType, PublicKey, SignatureScheme,
 };

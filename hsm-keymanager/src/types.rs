@@ -123,7 +123,7 @@ impl HashAlgorithm {
         false
     }
 
-    fn algorithm(self) -> &'static aws_lc_rs::digest::Algorithm {
+    pub(crate) fn algorithm(self) -> &'static aws_lc_rs::digest::Algorithm {
         match self {
             Self::Sha256 => &aws_lc_rs::digest::SHA256,
             Self::Sha384 => &aws_lc_rs::digest::SHA384,
