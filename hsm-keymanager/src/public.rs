@@ -129,7 +129,7 @@ pub fn ec_point(public: &PublicKey) -> Option<&[u8]> {
 #[cfg(any(feature = "pkcs11", feature = "tpm", test))]
 pub(crate) fn ecdsa_der(kind: KeyType, raw: &[u8]) -> Option<Vec<u8>> {
     let half = raw.len() / 2;
-    if half == 0 || raw.len() % 2 != 0 || half > coordinate_len(kind) {
+    if half == 0 || !raw.len().is_multiple_of(2) || half > coordinate_len(kind) {
         return None;
     }
     let (r, s) = raw.split_at_checked(half)?;

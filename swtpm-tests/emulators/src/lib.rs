@@ -8,3 +8,5 @@ pub mod tpm_proxy;
 pub use error::EmulatorError;
 pub use swtpm::{Manufacturer, Shutdown, Swtpm};
 pub use tpm_proxy::{Fault, TpmProxy, code};
+
+pub mod softhsm;
