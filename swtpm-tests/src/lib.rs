@@ -1,6 +1,9 @@
 //! Whole-system tests, the demo and the benchmarks: real daemons, real emulators, real clients.
 //!
-//! [`site::Site`] is a complete installation in a temporary folder: emulators, a server, an agent. Everything
-//! in it has its own loopback address and is stopped on drop.
+//! [`site::Site`] is an installation in a temporary folder: emulators, a server, agents. Everything in it has
+//! its own loopback address and is stopped on drop.
 
+pub mod daemon;
 pub mod pem;
+pub mod site;
+pub mod wait;
