@@ -3,14 +3,18 @@
 //! Every write that belongs together is one call and one transaction.
 
 mod model;
+mod rules;
+pub mod sqlite;
 
 use std::time::SystemTime;
 
 use async_trait::async_trait;
 use hardroot_identity::{Selector, SpiffeId, TrustDomain};
 use hardroot_node_attestors::{Enrolment, NodeRecord};
+use tokio::sync::watch;
 
 pub use model::{Entry, JoinToken, Node};
+pub use sqlite::SqliteStore;
 
 /// Why the datastore refused or failed.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +60,21 @@ pub enum StoreError {
         /// What does not parse.
         reason: String,
     },
+    /// An entry names a foreign trust domain whose bundle is not stored.
+    #[error("unable to find federated bundle \"{}\"", .trust_domain.id())]
+    NoFederatedBundle {
+        /// The trust domain.
+        trust_domain: TrustDomain,
+    },
+    /// The bundle is named by entries.
+    #[error("cannot delete bundle; federated with {entries} registration entries")]
+    InUse {
+        /// How many entries.
+        entries: u64,
+    },
+    /// The file is a database, but not one of ours.
+    #[error("the database was not made by Hardroot; name another file in connection_string")]
+    Foreign,
     /// The database was made by a newer Hardroot.
     #[error("the database has schema {found}, this server knows {known}; run the newer hardroot-server")]
     NewerSchema {
@@ -76,6 +95,7 @@ pub enum StoreError {
 }
 
 /// How a set filter matches (spire-api `SelectorMatch.MatchBehavior`, `FederatesWithMatch.MatchBehavior`).
+/// A row with an empty set matches nothing, as in SPIRE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Match {
     /// The same set.
@@ -129,8 +149,8 @@ pub struct Page {
     pub token: String,
 }
 
-/// Which fields of an entry an update replaces; all of them by default.
-#[derive(Debug, Clone, Copy)]
+/// Which fields of an entry an update replaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "a field mask is one flag per field")]
 #[allow(missing_docs, reason = "each flag is the field of the same name")]
 pub struct EntryMask {
@@ -149,26 +169,86 @@ pub struct EntryMask {
     pub additional_attributes: bool,
 }
 
+impl EntryMask {
+    /// Every field.
+    pub const ALL: Self = Self {
+        spiffe_id: true,
+        parent_id: true,
+        selectors: true,
+        x509_svid_ttl: true,
+        jwt_svid_ttl: true,
+        federates_with: true,
+        admin: true,
+        downstream: true,
+        expires_at: true,
+        dns_names: true,
+        store_svid: true,
+        hint: true,
+        additional_attributes: true,
+    };
+}
+
+/// Something that caches of entries must look at again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// The entry with this id was made, changed or removed.
+    Entry(String),
+    /// The node with this SPIFFE ID was attested, banned or removed.
+    Node(String),
+}
+
+/// What changed after a version.
+#[derive(Debug, Clone)]
+pub struct Changes {
+    /// The version now.
+    pub version: i64,
+    /// Every change in between, or `None` when they are not known any more: read everything again.
+    pub changed: Option<Vec<Change>>,
+}
+
+/// Everything a cache of authorised entries needs, as of one moment.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// The version it shows.
+    pub version: i64,
+    /// Every entry that can be read.
+    pub entries: Vec<Entry>,
+    /// The selectors of every node that can be read.
+    pub node_selectors: Vec<(SpiffeId, Vec<Selector>)>,
+    /// Rows that cannot be read, each a [`StoreError::Damaged`]: they authorise nobody.
+    pub damaged: Vec<StoreError>,
+}
+
 /// Registration entries.
 #[async_trait]
 pub trait Entries: Send + Sync {
     /// Stores a new entry, or returns the similar one (same SPIFFE ID, parent and selector set) and `true`.
+    /// An empty id is replaced by a new UUID; the revision begins at 0.
     async fn create_entry(&self, entry: Entry) -> Result<(Entry, bool), StoreError>;
     /// One entry.
     async fn entry(&self, id: &str) -> Result<Option<Entry>, StoreError>;
     /// A page of entries in order of creation, and the token of the next page (empty at the end).
-    async fn list_entries(&self, filter: &EntryFilter, page: &Page)
-    -> Result<(Vec<Entry>, String), StoreError>;
+    async fn list_entries(
+        &self,
+        filter: &EntryFilter,
+        page: &Page,
+    ) -> Result<(Vec<Entry>, String), StoreError>;
     /// How many match.
     async fn count_entries(&self, filter: &EntryFilter) -> Result<u64, StoreError>;
     /// Replaces the masked fields; the revision grows by one.
     async fn update_entry(&self, entry: Entry, mask: &EntryMask) -> Result<Entry, StoreError>;
-    /// Removes and returns an entry.
-    async fn delete_entry(&self, id: &str) -> Result<Entry, StoreError>;
-    /// Removes what expired before `now`; returns what went.
-    async fn prune_entries(&self, now: SystemTime) -> Result<Vec<Entry>, StoreError>;
+    /// Removes an entry, also one whose row is damaged.
+    async fn delete_entry(&self, id: &str) -> Result<(), StoreError>;
+    /// Removes what expired before `now`; returns the ids of what went.
+    async fn prune_entries(&self, now: SystemTime) -> Result<Vec<String>, StoreError>;
     /// A number that changes whenever any entry or node selector changes: cheap to ask, so that caches know.
     async fn entries_version(&self) -> Result<i64, StoreError>;
+    /// What changed after the version `seen`.
+    async fn changes_since(&self, seen: i64) -> Result<Changes, StoreError>;
+    /// Every entry and every node's selectors, as of one moment.
+    async fn snapshot(&self) -> Result<Snapshot, StoreError>;
+    /// Wakes whoever waits, after each commit of this process that changed the version.
+    fn subscribe(&self) -> watch::Receiver<i64>;
 }
 
 /// Attested nodes.
@@ -189,7 +269,8 @@ pub trait Nodes: Send + Sync {
     async fn promote_serial(&self, id: &SpiffeId, serial: &str) -> Result<(), StoreError>;
     /// Blanks the serials.
     async fn ban_node(&self, id: &SpiffeId) -> Result<(), StoreError>;
-    /// Removes the node, its selectors, its record and the alias entry of its join token.
+    /// Removes the node, its selectors, its records, and for `join_token` the token (an evicted node cannot
+    /// come back with it) and the entry that `CreateJoinToken` made beside it.
     async fn delete_node(&self, id: &SpiffeId) -> Result<(), StoreError>;
     /// The version the agent reported.
     async fn set_agent_version(&self, id: &SpiffeId, version: &str) -> Result<(), StoreError>;
@@ -218,9 +299,25 @@ pub trait JoinTokens: Send + Sync {
     /// Stores a token.
     async fn create_join_token(&self, token: &JoinToken) -> Result<(), StoreError>;
     /// Binds a token to the SHA-256 (hex) of the CSR's public key, in one transaction, and says how it went.
-    async fn redeem_join_token(&self, token: &str, key: &str, now: SystemTime) -> Result<Redeemed, StoreError>;
+    async fn redeem_join_token(
+        &self,
+        token: &str,
+        key: &str,
+        now: SystemTime,
+    ) -> Result<Redeemed, StoreError>;
     /// Removes tokens that ended before `now`.
     async fn prune_join_tokens(&self, now: SystemTime) -> Result<u64, StoreError>;
+}
+
+/// What becomes of the entries that federate with a bundle which is deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeleteMode {
+    /// The bundle stays, with [`StoreError::InUse`].
+    Restrict,
+    /// They are deleted too.
+    Delete,
+    /// They stay, and federate with it no more.
+    Dissociate,
 }
 
 /// Bundles: our own and federated ones. The stored form is `spire.common.Bundle` (spire-map 2.5), kept
@@ -238,8 +335,8 @@ pub trait Bundles: Send + Sync {
     ) -> Result<i64, StoreError>;
     /// Every bundle, by trust domain.
     async fn list_bundles(&self) -> Result<Vec<(TrustDomain, Vec<u8>)>, StoreError>;
-    /// Removes a bundle. Fails with [`StoreError::Invalid`] while entries federate with it.
-    async fn delete_bundle(&self, trust_domain: &TrustDomain) -> Result<(), StoreError>;
+    /// Removes a bundle; `mode` says what becomes of the entries that federate with it.
+    async fn delete_bundle(&self, trust_domain: &TrustDomain, mode: DeleteMode) -> Result<(), StoreError>;
 }
 
 /// Authority journals, one per server; found by the id of the active X.509 authority (its key).
@@ -269,7 +366,7 @@ pub struct StoredEnrolment {
 #[async_trait]
 pub trait TpmEnrolments: Send + Sync {
     /// Stores an enrolment. EK hash and agent path are each unique.
-    async fn enrol(&self, enrolment: &Enrolment) -> Result<StoredEnrolment, StoreError>;
+    async fn enrol(&self, enrolment: &Enrolment, now: SystemTime) -> Result<StoredEnrolment, StoreError>;
     /// One enrolment.
     async fn enrolment(&self, ek_hash: &str) -> Result<Option<StoredEnrolment>, StoreError>;
     /// All enrolments, oldest first.
