@@ -1,0 +1,169 @@
+//! Authorisation in front of every RPC of both listeners, and the audit line behind it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use hardroot_transport::{LocalPeer, PeerInfo};
+use http::{Request, Response};
+use tonic::body::Body;
+use tonic::{Code, Status};
+use tower::{Layer, Service};
+use tracing::error;
+
+use super::caller::Caller;
+use super::judge::{Authorizer, Peer};
+use super::rules::{Limit, Rule, is_audited};
+use crate::audit::{Audit, Record};
+use crate::endpoints::{BundleCache, RateLimits};
+
+/// What the layer needs at each call.
+pub struct Gate {
+    /// Decides who may call.
+    pub authorizer: Authorizer,
+    /// Limits of the TLS port.
+    pub limits: Arc<RateLimits>,
+    /// Read again after calls that change bundles.
+    pub bundles: Arc<BundleCache>,
+    /// Where calls are recorded.
+    pub audit: Audit,
+}
+
+/// Lets a handler count its certificates against the caller's limit (request extension).
+#[derive(Clone)]
+pub struct Turns {
+    limits: Arc<RateLimits>,
+    limit: Limit,
+    address: Option<std::net::IpAddr>,
+}
+
+impl Turns {
+    /// Waits for `count` turns. Calls of the admin socket are never limited.
+    ///
+    /// # Errors
+    /// `ResourceExhausted`.
+    pub async fn take(&self, count: usize) -> Result<(), Status> {
+        let Some(address) = self.address else { return Ok(()) };
+        self.limits.take(self.limit, address, u32::try_from(count).unwrap_or(u32::MAX)).await
+    }
+}
+
+/// The tower layer.
+#[derive(Clone)]
+pub struct AuthzLayer {
+    gate: Arc<Gate>,
+}
+
+impl AuthzLayer {
+    /// A layer that asks `gate`.
+    #[must_use]
+    pub fn new(gate: Arc<Gate>) -> Self {
+        Self { gate }
+    }
+}
+
+impl<S> Layer<S> for AuthzLayer {
+    type Service = AuthzService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        AuthzService { gate: Arc::clone(&self.gate), inner }
+    }
+}
+
+/// The tower service.
+#[derive(Clone)]
+pub struct AuthzService<S> {
+    gate: Arc<Gate>,
+    inner: S,
+}
+
+impl<S> Service<Request<Body>> for AuthzService<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let gate = Arc::clone(&self.gate);
+        // The clone has not been polled ready; the service that was is the one to call.
+        let clone = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, clone);
+        Box::pin(async move {
+            let path = request.uri().path().to_owned();
+            let record = Record::new(&path);
+            match admit(&gate, &path, &mut request, &record).await {
+                Err(status) => {
+                    gate.audit.refused(&record, &status);
+                    Ok(status.into_http())
+                }
+                Ok(rule) => {
+                    let response = inner.call(request).await?;
+                    finish(&gate, &path, rule, &record, &response).await;
+                    Ok(response)
+                }
+            }
+        })
+    }
+}
+
+async fn admit(
+    gate: &Gate,
+    path: &str,
+    request: &mut Request<Body>,
+    record: &Record,
+) -> Result<Rule, Status> {
+    let peer = peer_of(request).ok_or_else(|| Status::internal("the connection is not known"))?;
+    record.peer(&peer);
+    let (caller, rule) = gate.authorizer.authorize(path, &peer).await?;
+    let turns = Turns {
+        limits: Arc::clone(&gate.limits),
+        limit: rule.limit,
+        address: caller_address(&caller),
+    };
+    // Signing limits count certificates, which only the handler knows.
+    if rule.limit != Limit::Signing {
+        turns.take(1).await?;
+    }
+    let extensions = request.extensions_mut();
+    extensions.insert(caller);
+    extensions.insert(turns);
+    extensions.insert(record.clone());
+    Ok(rule)
+}
+
+fn peer_of(request: &Request<Body>) -> Option<Peer> {
+    let extensions = request.extensions();
+    if let Some(remote) = extensions.get::<Arc<PeerInfo>>() {
+        return Some(Peer::Remote(Arc::clone(remote)));
+    }
+    extensions.get::<Arc<LocalPeer>>().map(|local| Peer::Local(Arc::clone(local)))
+}
+
+fn caller_address(caller: &Caller) -> Option<std::net::IpAddr> {
+    caller.addr().map(|address| address.ip())
+}
+
+async fn finish(gate: &Gate, path: &str, rule: Rule, record: &Record, response: &Response<Body>) {
+    // A handler's refusal is in the headers; a stream's comes later and is recorded by its handler.
+    let status = Status::from_header_map(response.headers());
+    let failed = status.as_ref().filter(|status| status.code() != Code::Ok);
+    if rule.changes_bundles
+        && failed.is_none()
+        && let Err(error) = gate.bundles.refresh().await
+    {
+        error!(error = &error as &dyn std::error::Error, "bundles could not be read again after a change");
+    }
+    match failed {
+        Some(status) => gate.audit.refused(record, status),
+        None if is_audited(path) => gate.audit.done(record),
+        None => {}
+    }
+}
