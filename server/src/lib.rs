@@ -1,4 +1,5 @@
 //! The Hardroot server.
 
+pub mod attest;
 pub mod authz;
 pub mod datastore;

@@ -1,0 +1,5 @@
+//! How agents get and renew their SVIDs.
+
+mod seam;
+
+pub use seam::{AgentSvids, AttestStream};
