@@ -12,6 +12,8 @@ mod extensions;
 mod issue;
 mod json;
 mod jwk;
+mod jwt;
+mod jwt_svid;
 mod key;
 mod name;
 mod oid;
@@ -29,6 +31,10 @@ pub use extensions::{
 };
 pub use issue::{CannotIssue, Issuer, NOT_BEFORE_CUSHION, TbsCertificate, Template, certificate};
 pub use jwk::{BadJwk, MAX_KEY_ID_BYTES};
+pub use jwt::{
+    CannotSignJwt, JwtAlgorithm, JwtClaims, jwt_assemble, jwt_assemble_unverified, jwt_signing_input,
+};
+pub use jwt_svid::{BadJwtSvid, JwtSvid, MAX_TOKEN_BYTES, verify_jwt_svid};
 pub use key::{
     BadPublicKey, MAX_RSA_BITS, MIN_RSA_BITS, PublicKeyKind, SignatureAlgorithm, check_public_key,
     subject_key_id,
