@@ -21,7 +21,9 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe().context("finding this program")?;
     // A test runs from target/debug/deps, the demo from target/debug.
     let found = own.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.is_file());
-    found.with_context(|| format!("{name} is not built: run `cargo build --workspace --bins` (make test does)"))
+    found.with_context(|| {
+        format!("{name} is not built: run `cargo build --workspace --bins` (make test does)")
+    })
 }
 
 /// A running daemon.

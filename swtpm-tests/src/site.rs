@@ -443,12 +443,7 @@ impl Agent {
         let mut command = match user {
             Some(uid) => {
                 let mut command = Command::new("setpriv");
-                command.args([
-                    &format!("--reuid={uid}"),
-                    &format!("--regid={uid}"),
-                    "--clear-groups",
-                    "--",
-                ]);
+                command.args([&format!("--reuid={uid}"), &format!("--regid={uid}"), "--clear-groups", "--"]);
                 command.arg(program);
                 command
             }
