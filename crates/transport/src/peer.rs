@@ -1,0 +1,120 @@
+//! Who is at the other end of a TLS connection, and whether that still holds.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use hardroot_identity::{Bundle, SpiffeId};
+
+use crate::bundles::BundleSource;
+use crate::verify::{TrustError, judge};
+
+/// How long a chain that was judged against an unchanged bundle need not be judged again. Bounds how late the
+/// expiry of an intermediate or an authority is noticed; the leaf's own is looked at every time.
+const JUDGED_FOR: Duration = Duration::from_secs(60);
+
+/// The peer of a connection. It is the request extension `Arc<PeerInfo>` of every RPC on it.
+#[derive(Debug)]
+pub struct PeerInfo {
+    /// Its address as observed.
+    pub addr: SocketAddr,
+    /// The chain it showed, DER, leaf first; empty when it showed none.
+    pub cert_chain: Vec<Vec<u8>>,
+    /// The ID in its certificate, which was verified in the handshake; see [`recheck`] for later.
+    pub id: Option<SpiffeId>,
+    /// The leaf's serial number, decimal.
+    pub leaf_serial: Option<String>,
+    /// When the leaf ends.
+    pub leaf_not_after: Option<SystemTime>,
+    judged: Mutex<Option<Judged>>,
+}
+
+#[derive(Debug)]
+struct Judged {
+    bundle: Arc<Bundle>,
+    at: SystemTime,
+}
+
+impl PeerInfo {
+    /// A peer without a certificate.
+    #[must_use]
+    pub fn anonymous(addr: SocketAddr) -> Self {
+        Self {
+            addr,
+            cert_chain: Vec::new(),
+            id: None,
+            leaf_serial: None,
+            leaf_not_after: None,
+            judged: Mutex::new(None),
+        }
+    }
+
+    /// A peer that showed `chain`, which is judged here.
+    ///
+    /// # Errors
+    /// The chain is not trusted.
+    pub fn from_chain(
+        addr: SocketAddr,
+        chain: Vec<Vec<u8>>,
+        bundles: &dyn BundleSource,
+        now: SystemTime,
+    ) -> Result<Self, TrustError> {
+        let (svid, bundle) = judge(&chain, bundles, now)?;
+        Ok(Self {
+            addr,
+            cert_chain: chain,
+            id: Some(svid.id),
+            leaf_serial: Some(svid.serial),
+            leaf_not_after: Some(svid.not_after),
+            judged: Mutex::new(Some(Judged { bundle, at: now })),
+        })
+    }
+
+    /// A peer whose `chain` rustls has just accepted; it is judged in full at the first [`recheck`].
+    pub(crate) fn from_handshake(addr: SocketAddr, chain: Vec<Vec<u8>>) -> Result<Self, TrustError> {
+        if chain.is_empty() {
+            return Ok(Self::anonymous(addr));
+        }
+        let svid = hardroot_identity::X509Svid::parse(chain).map_err(TrustError::NotSvid)?;
+        Ok(Self {
+            addr,
+            cert_chain: svid.chain,
+            id: Some(svid.id),
+            leaf_serial: Some(svid.serial),
+            leaf_not_after: Some(svid.not_after),
+            judged: Mutex::new(None),
+        })
+    }
+}
+
+/// Judges a connection's certificate again, for connections outlive bundles and certificates: call it at every
+/// RPC that relies on the peer's ID. A peer without a certificate has nothing to be judged and passes.
+///
+/// The signatures are checked when the bundle is another one than last time, and once a minute; in between it
+/// costs a comparison of pointers and of the expiry.
+///
+/// # Errors
+/// The leaf has expired, the bundle is gone, or the chain no longer leads to it.
+pub fn recheck(peer: &PeerInfo, bundles: &dyn BundleSource, now: SystemTime) -> Result<(), TrustError> {
+    let Some(id) = &peer.id else { return Ok(()) };
+    if peer.leaf_not_after.is_none_or(|end| now > end) {
+        return Err(TrustError::Expired { id: id.clone() });
+    }
+    let trust_domain = id.trust_domain();
+    let Some(current) = bundles.bundle(&trust_domain) else { return Err(TrustError::NoBundle { trust_domain }) };
+    let fresh = |judged: &Judged| {
+        Arc::ptr_eq(&judged.bundle, &current)
+            && now.duration_since(judged.at).is_ok_and(|age| age < JUDGED_FOR)
+    };
+    if lock(&peer.judged).as_ref().is_some_and(fresh) {
+        return Ok(());
+    }
+    let (_, bundle) = judge(&peer.cert_chain, bundles, now)?;
+    *lock(&peer.judged) = Some(Judged { bundle, at: now });
+    Ok(())
+}
+
+/// What is behind the lock is replaced whole, so a panic elsewhere cannot leave it half-written.
+fn lock(judged: &Mutex<Option<Judged>>) -> std::sync::MutexGuard<'_, Option<Judged>> {
+    judged.lock().unwrap_or_else(PoisonError::into_inner)
+}
