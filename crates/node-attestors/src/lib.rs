@@ -3,6 +3,9 @@
 //!
 //! On the wire every payload, challenge and response is opaque bytes inside SPIRE's `AttestAgent` stream.
 
+pub mod join_token;
+pub mod template;
+
 use std::net::IpAddr;
 use std::time::SystemTime;
 

@@ -42,7 +42,10 @@ pub fn server_config(identity: IdentitySlot, bundles: Arc<dyn BundleSource>) -> 
 
 /// As [`server_config`], with certificates judged by another clock than the system's.
 #[must_use]
-#[expect(clippy::expect_used, reason = "rustls refuses versions only when no cipher suite fits; ours are its own defaults")]
+#[expect(
+    clippy::expect_used,
+    reason = "rustls refuses versions only when no cipher suite fits; ours are its own defaults"
+)]
 pub fn server_config_at(
     identity: IdentitySlot,
     bundles: Arc<dyn BundleSource>,
@@ -75,7 +78,10 @@ pub fn client_config(
 
 /// As [`client_config`], with certificates judged by another clock than the system's.
 #[must_use]
-#[expect(clippy::expect_used, reason = "rustls refuses versions only when no cipher suite fits; ours are its own defaults")]
+#[expect(
+    clippy::expect_used,
+    reason = "rustls refuses versions only when no cipher suite fits; ours are its own defaults"
+)]
 pub fn client_config_at(
     expected: SpiffeId,
     trust: ServerTrust,

@@ -346,7 +346,16 @@ mod tests {
         for good in ["localhost:8081", "10.0.0.1:443", "[::1]:8081", "spire_server.example.org:1"] {
             assert!(server_name(good).is_ok(), "{good}");
         }
-        for bad in ["", "localhost", ":8081", "localhost:", "localhost:0", "localhost:65536", "::1:8081", "[::1:8081"] {
+        for bad in [
+            "",
+            "localhost",
+            ":8081",
+            "localhost:",
+            "localhost:0",
+            "localhost:65536",
+            "::1:8081",
+            "[::1:8081",
+        ] {
             assert!(server_name(bad).is_err(), "{bad}");
         }
     }

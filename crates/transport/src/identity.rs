@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use hardroot_identity::{BadX509Svid, X509Svid};
+use rustls::SignatureScheme;
 use rustls::client::ResolvesClientCert;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::{CertifiedKey, SigningKey};
-use rustls::SignatureScheme;
 use rustls_pki_types::CertificateDer;
 
 /// A certificate chain and the key that goes with it.

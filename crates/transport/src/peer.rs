@@ -101,7 +101,9 @@ pub fn recheck(peer: &PeerInfo, bundles: &dyn BundleSource, now: SystemTime) -> 
         return Err(TrustError::Expired { id: id.clone() });
     }
     let trust_domain = id.trust_domain();
-    let Some(current) = bundles.bundle(&trust_domain) else { return Err(TrustError::NoBundle { trust_domain }) };
+    let Some(current) = bundles.bundle(&trust_domain) else {
+        return Err(TrustError::NoBundle { trust_domain });
+    };
     let fresh = |judged: &Judged| {
         Arc::ptr_eq(&judged.bundle, &current)
             && now.duration_since(judged.at).is_ok_and(|age| age < JUDGED_FOR)

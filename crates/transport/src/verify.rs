@@ -66,7 +66,9 @@ pub(crate) fn judge(
 ) -> Result<(X509Svid, Arc<Bundle>), TrustError> {
     let claimed = X509Svid::parse(chain.to_vec()).map_err(TrustError::NotSvid)?.id;
     let trust_domain = claimed.trust_domain();
-    let Some(bundle) = bundles.bundle(&trust_domain) else { return Err(TrustError::NoBundle { trust_domain }) };
+    let Some(bundle) = bundles.bundle(&trust_domain) else {
+        return Err(TrustError::NoBundle { trust_domain });
+    };
     match verify_x509_svid(chain, &bundle, now) {
         Ok(svid) => Ok((svid, bundle)),
         Err(cause) => Err(TrustError::Chain { id: claimed, cause }),

@@ -13,6 +13,7 @@ use hardroot_identity::{Selector, SpiffeId, TrustDomain};
 use hardroot_node_attestors::{Enrolment, NodeRecord};
 use tokio::sync::watch;
 
+pub use hardroot_node_attestors::join_token::Redeemed;
 pub use model::{Entry, JoinToken, Node};
 pub use sqlite::SqliteStore;
 
@@ -276,21 +277,6 @@ pub trait Nodes: Send + Sync {
     async fn set_agent_version(&self, id: &SpiffeId, version: &str) -> Result<(), StoreError>;
     /// What an attestor recorded.
     async fn node_record(&self, attestor: &str, key: &str) -> Result<Option<NodeRecord>, StoreError>;
-}
-
-/// How a join token was redeemed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Redeemed {
-    /// For the first time: it is now bound to the key that was shown.
-    First,
-    /// Again by the same key: an answer was lost, and the node may have it again.
-    Again,
-    /// By another key before.
-    ByAnother,
-    /// Its time is over.
-    Expired,
-    /// No such token.
-    Unknown,
 }
 
 /// Join tokens.

@@ -9,7 +9,9 @@ use crate::{AgentAttestor, AgentSession, AttestError, AttestationSubject};
 
 /// The configured text is no token. The text itself is not repeated: it may be a secret put in the wrong place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the join token is not 1 to {MAX_TOKEN} characters of A-Z a-z 0-9 . _ -; make one with \"hardroot-server token generate\"")]
+#[error(
+    "the join token is not 1 to {MAX_TOKEN} characters of A-Z a-z 0-9 . _ -; make one with \"hardroot-server token generate\""
+)]
 pub struct BadJoinToken;
 
 /// Attests with a join token.

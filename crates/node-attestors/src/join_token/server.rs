@@ -71,9 +71,10 @@ impl ServerAttestor for JoinTokenServer {
             Redeemed::ByAnother => {
                 return Err(AttestError::Rejected {
                     reason: "join_token_used_by_another_key",
-                    detail: "the join token was used by a node with another key before; make a new token, and \
+                    detail:
+                        "the join token was used by a node with another key before; make a new token, and \
                              find out who used this one if no node of yours did"
-                        .to_owned(),
+                            .to_owned(),
                 });
             }
             Redeemed::Expired => return Err(malformed("join token expired; make a new one")),

@@ -6,7 +6,9 @@ use proptest::prelude::*;
 use zeroize::Zeroizing;
 
 use super::{JoinTokenAgent, JoinTokenServer, RedeemTokens, Redeemed, is_token};
-use crate::{AgentAttestor, AttestError, AttestationSubject, AttestedNode, ServerAttestor, ServerContext, Step};
+use crate::{
+    AgentAttestor, AttestError, AttestationSubject, AttestedNode, ServerAttestor, ServerContext, Step,
+};
 
 #[derive(Default)]
 struct Tokens(Mutex<HashMap<String, (SystemTime, Option<String>)>>);
@@ -57,7 +59,8 @@ async fn attest(
 
 async fn payload(token: &str) -> Vec<u8> {
     let agent = JoinTokenAgent::new(Zeroizing::new(token.to_owned())).unwrap();
-    let subject = AttestationSubject { trust_domain: "example.org".parse().unwrap(), csr_spki_der: b"k".to_vec() };
+    let subject =
+        AttestationSubject { trust_domain: "example.org".parse().unwrap(), csr_spki_der: b"k".to_vec() };
     let (payload, mut session) = agent.begin(&subject).await.unwrap();
     assert!(matches!(session.respond(b"x").await, Err(AttestError::Malformed { .. })));
     payload

@@ -74,7 +74,11 @@ impl Run {
             Node::With { value, body, otherwise } => {
                 let scope = self.variables.len();
                 let value = self.pipeline(value, dot)?;
-                if value.is_true() { self.nodes(body, &value)? } else { self.nodes(otherwise, dot)? }
+                if value.is_true() {
+                    self.nodes(body, &value)?
+                } else {
+                    self.nodes(otherwise, dot)?
+                }
                 self.variables.truncate(scope);
                 Ok(())
             }
@@ -82,14 +86,24 @@ impl Run {
         }
     }
 
-    fn range(&mut self, over: &Pipeline, body: &[Node], otherwise: &[Node], dot: &Value) -> Result<(), RenderError> {
+    fn range(
+        &mut self,
+        over: &Pipeline,
+        body: &[Node],
+        otherwise: &[Node],
+        dot: &Value,
+    ) -> Result<(), RenderError> {
         let names = over.sets.as_ref().map(|(names, _)| names.clone()).unwrap_or_default();
         let items: Vec<(Value, Value)> = match self.commands(over, dot)? {
             Value::List(list) => (0i64..).map(Value::Int).zip(list).collect(),
-            Value::Bytes(bytes) => (0i64..).map(Value::Int).zip(bytes.into_iter().map(|b| Value::Int(b.into()))).collect(),
+            Value::Bytes(bytes) => {
+                (0i64..).map(Value::Int).zip(bytes.into_iter().map(|b| Value::Int(b.into()))).collect()
+            }
             Value::Map(map) => map.into_iter().map(|(key, value)| (Value::Str(key), value)).collect(),
             Value::Nil => Vec::new(),
-            other => return Err(RenderError::function("range", format!("cannot go through {}", other.kind()))),
+            other => {
+                return Err(RenderError::function("range", format!("cannot go through {}", other.kind())));
+            }
         };
         if items.is_empty() {
             return self.nodes(otherwise, dot);
@@ -120,7 +134,9 @@ impl Run {
                 } else {
                     match self.variables.iter_mut().rev().find(|(known, _)| known == name) {
                         Some((_, slot)) => *slot = value.clone(),
-                        None => return Err(RenderError::NoField { name: format!("${name}"), of: "the template" }),
+                        None => {
+                            return Err(RenderError::NoField { name: format!("${name}"), of: "the template" });
+                        }
                     }
                 }
             }

@@ -52,7 +52,9 @@ pub(super) fn printf(layout: &str, values: Vec<Value>) -> Result<String, RenderE
         if chars.next_if_eq(&'.').is_some() {
             directive.precision = Some(digits(&mut chars).unwrap_or(0));
         }
-        let Some(verb) = chars.next() else { return Err(fault("the layout ends within a % directive".to_owned())) };
+        let Some(verb) = chars.next() else {
+            return Err(fault("the layout ends within a % directive".to_owned()));
+        };
         if verb == '%' {
             out.push('%');
             continue;
@@ -92,14 +94,18 @@ impl Directive {
             ('q', Value::Str(text)) => (format!("{:?}", self.cut(text.clone())), false),
             ('t', Value::Bool(b)) => (b.to_string(), false),
             (verb, value) => {
-                return Err(RenderError::function("printf", format!("%{verb} cannot print {}", value.kind())));
+                return Err(RenderError::function(
+                    "printf",
+                    format!("%{verb} cannot print {}", value.kind()),
+                ));
             }
         };
         if self.width > MAX_OUTPUT {
             return Err(RenderError::TooMuch);
         }
         let missing = self.width.saturating_sub(text.chars().count());
-        let (sign, rest) = match text.strip_prefix(['-', '+']).filter(|_| numeric && self.zero && !self.left) {
+        let (sign, rest) = match text.strip_prefix(['-', '+']).filter(|_| numeric && self.zero && !self.left)
+        {
             Some(rest) => text.split_at(text.len() - rest.len()),
             None => ("", text.as_str()),
         };

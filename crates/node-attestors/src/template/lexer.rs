@@ -67,7 +67,9 @@ pub(super) fn lex(text: &str) -> Result<Vec<Token>, BadTemplate> {
         }
         let opened = text.len() - action.len();
         (rest, trim_next) = match action.trim_start_matches(is_space).strip_prefix("/*") {
-            Some(comment) => end_of_comment(comment).ok_or_else(|| syntax(opened, "a comment is not closed by */}}"))?,
+            Some(comment) => {
+                end_of_comment(comment).ok_or_else(|| syntax(opened, "a comment is not closed by */}}"))?
+            }
             None => {
                 tokens.push(Token { at: opened, spaced: false, kind: Kind::Open });
                 Action { text, rest: action }.lex(&mut tokens)?

@@ -118,8 +118,11 @@ fn index(args: &mut Args<'_>) -> Result<Value, RenderError> {
     let mut value = args.value()?;
     for at in args.rest() {
         value = match (value, at) {
-            (Value::Map(mut map), Value::Str(key)) => map.remove(&key).unwrap_or_else(|| Value::Str(String::new())),
-            (Value::List(list), Value::Int(at)) => match usize::try_from(at).ok().and_then(|at| list.get(at)) {
+            (Value::Map(mut map), Value::Str(key)) => {
+                map.remove(&key).unwrap_or_else(|| Value::Str(String::new()))
+            }
+            (Value::List(list), Value::Int(at)) => match usize::try_from(at).ok().and_then(|at| list.get(at))
+            {
                 Some(item) => item.clone(),
                 None => return args.fault(format!("index {at} is out of range, there are {}", list.len())),
             },
@@ -153,7 +156,9 @@ fn slice(args: &mut Args<'_>) -> Result<Value, RenderError> {
         [from, to] => (from.clone(), to.clone()),
         _ => return args.fault("too many arguments"),
     };
-    let (Value::Int(from), Value::Int(to)) = (from, to) else { return args.fault("the bounds must be numbers") };
+    let (Value::Int(from), Value::Int(to)) = (from, to) else {
+        return args.fault("the bounds must be numbers");
+    };
     let range = match (usize::try_from(from), usize::try_from(to)) {
         (Ok(from), Ok(to)) => from..to,
         _ => return args.fault("a bound is negative"),

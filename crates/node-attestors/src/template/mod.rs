@@ -40,7 +40,9 @@ pub enum BadTemplate {
         reason: String,
     },
     /// Go or SPIRE know it, we do not.
-    #[error("at byte {at} of the template: {what} is not supported here; see the list of functions in the x509pop page")]
+    #[error(
+        "at byte {at} of the template: {what} is not supported here; see the list of functions in the x509pop page"
+    )]
     Unsupported {
         /// Offset in bytes.
         at: usize,

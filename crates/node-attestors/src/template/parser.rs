@@ -12,13 +12,61 @@ use super::value::Value;
 const MAX_DEPTH: usize = 32;
 /// Names that Go or sprig know; their absence here is said differently from a typing error.
 const KNOWN_ELSEWHERE: &[&str] = &[
-    "define", "template", "block", "break", "continue", "call", "html", "js", "urlquery", "regexMatch",
-    "mustRegexMatch", "regexFind", "mustRegexFind", "regexFindAll", "mustRegexFindAll", "regexReplaceAll",
-    "mustRegexReplaceAll", "regexReplaceAllLiteral", "mustRegexReplaceAllLiteral", "regexSplit", "mustRegexSplit",
-    "regexQuoteMeta", "urlParse", "urlJoin", "uuidv4", "dict", "set", "unset", "pick", "omit", "merge",
-    "mergeOverwrite", "mustMerge", "mustMergeOverwrite", "pluck", "dig", "chunk", "mustChunk", "wrap", "wrapWith",
-    "indent", "nindent", "plural", "seq", "tuple", "initials", "snakecase", "camelcase", "kebabcase", "adler32sum",
-    "abbrevboth", "isAbs", "b32enc", "b32dec", "b64dec",
+    "define",
+    "template",
+    "block",
+    "break",
+    "continue",
+    "call",
+    "html",
+    "js",
+    "urlquery",
+    "regexMatch",
+    "mustRegexMatch",
+    "regexFind",
+    "mustRegexFind",
+    "regexFindAll",
+    "mustRegexFindAll",
+    "regexReplaceAll",
+    "mustRegexReplaceAll",
+    "regexReplaceAllLiteral",
+    "mustRegexReplaceAllLiteral",
+    "regexSplit",
+    "mustRegexSplit",
+    "regexQuoteMeta",
+    "urlParse",
+    "urlJoin",
+    "uuidv4",
+    "dict",
+    "set",
+    "unset",
+    "pick",
+    "omit",
+    "merge",
+    "mergeOverwrite",
+    "mustMerge",
+    "mustMergeOverwrite",
+    "pluck",
+    "dig",
+    "chunk",
+    "mustChunk",
+    "wrap",
+    "wrapWith",
+    "indent",
+    "nindent",
+    "plural",
+    "seq",
+    "tuple",
+    "initials",
+    "snakecase",
+    "camelcase",
+    "kebabcase",
+    "adler32sum",
+    "abbrevboth",
+    "isAbs",
+    "b32enc",
+    "b32dec",
+    "b64dec",
 ];
 
 #[derive(Debug, Clone, PartialEq)]
@@ -26,9 +74,20 @@ pub(super) enum Node {
     Text(String),
     Print(Pipeline),
     /// `if` with its `else if`s.
-    If { arms: Vec<(Pipeline, Vec<Node>)>, otherwise: Vec<Node> },
-    Range { over: Pipeline, body: Vec<Node>, otherwise: Vec<Node> },
-    With { value: Pipeline, body: Vec<Node>, otherwise: Vec<Node> },
+    If {
+        arms: Vec<(Pipeline, Vec<Node>)>,
+        otherwise: Vec<Node>,
+    },
+    Range {
+        over: Pipeline,
+        body: Vec<Node>,
+        otherwise: Vec<Node>,
+    },
+    With {
+        value: Pipeline,
+        body: Vec<Node>,
+        otherwise: Vec<Node>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -74,7 +133,10 @@ pub(super) fn parse(tokens: Vec<Token>) -> Result<Vec<Node>, BadTemplate> {
     let (nodes, how) = parser.nodes(0)?;
     match how {
         End::Text => Ok(nodes),
-        _ => Err(BadTemplate::Syntax { at: end.min(parser.at), reason: "end or else without if, range or with".to_owned() }),
+        _ => Err(BadTemplate::Syntax {
+            at: end.min(parser.at),
+            reason: "end or else without if, range or with".to_owned(),
+        }),
     }
 }
 
@@ -282,7 +344,9 @@ impl Parser {
             name if KNOWN_ELSEWHERE.contains(&name) => {
                 return Err(BadTemplate::Unsupported { at: self.at, what: word });
             }
-            "end" | "else" | "if" | "range" | "with" => return self.syntax(format!("{word} is out of place")),
+            "end" | "else" | "if" | "range" | "with" => {
+                return self.syntax(format!("{word} is out of place"));
+            }
             _ => return self.syntax(format!("there is no function {word}")),
         })
     }

@@ -45,7 +45,10 @@ fn renders_as_go_does() {
         ("/{{ index .Subject.OrganizationalUnit 0 }}", "/edge"),
         ("/{{ (index .Subject.OrganizationalUnit 1) | replace \" \" \"-\" }}", "/line-2"),
         ("{{ range .Subject.OrganizationalUnit }}/{{ . | nospace }}{{ end }}", "/edge/line2"),
-        ("{{ range $i, $ou := .Subject.OrganizationalUnit }}/{{ $i }}-{{ $ou | nospace }}{{ end }}", "/0-edge/1-line2"),
+        (
+            "{{ range $i, $ou := .Subject.OrganizationalUnit }}/{{ $i }}-{{ $ou | nospace }}{{ end }}",
+            "/0-edge/1-line2",
+        ),
         ("{{ range .Subject.Organization }}x{{ else }}/none{{ end }}", "/none"),
         ("{{ if .Subject.Organization }}a{{ else if eq .Version 3 }}/v3{{ else }}c{{ end }}", "/v3"),
         ("{{ if and (not .IsCA) (gt .Version 2) }}/ok{{ end }}", "/ok"),
@@ -57,7 +60,10 @@ fn renders_as_go_does() {
         ("/{{ .URISanSelectors.env | lower | default \"none\" }}", "/prod"),
         ("/{{ $cn := .Subject.CommonName }}{{ $cn | upper | trunc 4 }}", "/NODE"),
         ("/{{ .Subject.CommonName | trunc -7 }}", "/Example"),
-        ("/{{ printf \"%04d-%x-%q-%-3s|%5.2s|\" .Version .SubjectKeyId \"a\" \"b\" \"cde\" }}", "/0003-01ab-\"a\"-b  |   cd|"),
+        (
+            "/{{ printf \"%04d-%x-%q-%-3s|%5.2s|\" .Version .SubjectKeyId \"a\" \"b\" \"cde\" }}",
+            "/0003-01ab-\"a\"-b  |   cd|",
+        ),
         ("/{{ join \"-\" .Subject.OrganizationalUnit | nospace }}", "/edge-line2"),
         ("/{{ splitList \"-\" \"a-b-c\" | last }}{{ splitList \"-\" \"a-b-c\" | first }}", "/ca"),
         ("/{{ .Subject.CommonName | substr 0 4 }}", "/Node"),
@@ -79,7 +85,13 @@ fn renders_as_go_does() {
 
 #[test]
 fn a_missing_field_or_key_is_an_error() {
-    for template in ["{{ .Nope }}", "{{ .Subject.Nope }}", "{{ .URISanSelectors.nope }}", "{{ $nope }}", "{{ .Version.x }}"] {
+    for template in [
+        "{{ .Nope }}",
+        "{{ .Subject.Nope }}",
+        "{{ .URISanSelectors.nope }}",
+        "{{ $nope }}",
+        "{{ .Version.x }}",
+    ] {
         let error = Template::parse(template).unwrap().render(&data()).unwrap_err();
         assert!(matches!(error, RenderError::NoField { .. }), "{template}: {error}");
     }
@@ -127,10 +139,29 @@ fn what_is_outside_the_subset_is_refused_when_parsed() {
 #[test]
 fn malformed_templates_are_refused() {
     for template in [
-        "{{", "{{ .A", "{{ }}", "{{ end }}", "{{ else }}", "{{ if .A }}", "{{ if .A }}{{ else }}", "{{ | lower }}",
-        "{{ .A | .B }}", "{{ .A .B }}", "{{ (lower .A }}", "{{ lower .A) }}", "{{ \"a }}", "{{ `a }}", "{{ /* a }}",
-        "{{ nosuchfunction .A }}", "{{ $a, $b := .A }}", "{{ if .A }}{{ else }}{{ else }}{{ end }}",
-        "{{ with .A }}{{ else if .B }}{{ end }}", "{{ .A : .B }}", "{{ 12x }}", "{{ \"\\q\" }}", "{{ . ! }}",
+        "{{",
+        "{{ .A",
+        "{{ }}",
+        "{{ end }}",
+        "{{ else }}",
+        "{{ if .A }}",
+        "{{ if .A }}{{ else }}",
+        "{{ | lower }}",
+        "{{ .A | .B }}",
+        "{{ .A .B }}",
+        "{{ (lower .A }}",
+        "{{ lower .A) }}",
+        "{{ \"a }}",
+        "{{ `a }}",
+        "{{ /* a }}",
+        "{{ nosuchfunction .A }}",
+        "{{ $a, $b := .A }}",
+        "{{ if .A }}{{ else }}{{ else }}{{ end }}",
+        "{{ with .A }}{{ else if .B }}{{ end }}",
+        "{{ .A : .B }}",
+        "{{ 12x }}",
+        "{{ \"\\q\" }}",
+        "{{ . ! }}",
     ] {
         assert!(matches!(Template::parse(template), Err(BadTemplate::Syntax { .. })), "{template}");
     }
@@ -148,7 +179,11 @@ fn output_and_depth_are_bounded() {
         "{{ printf \"%99999s\" \"a\" }}",
         "{{ $x := \"aaaaaaaaaa\" }}{{ range list 1 2 3 4 5 6 7 8 }}{{ $x = replace \"a\" \"aaaaaaaaaa\" $x }}{{ end }}{{ $x }}",
     ] {
-        assert_eq!(Template::parse(template).unwrap().render(&data()), Err(RenderError::TooMuch), "{template}");
+        assert_eq!(
+            Template::parse(template).unwrap().render(&data()),
+            Err(RenderError::TooMuch),
+            "{template}"
+        );
     }
 }
 

@@ -97,7 +97,9 @@ impl Value {
                 format!("map[{}]", join(m.iter().map(|(k, v)| format!("{k}:{}", v.text())).collect()))
             }
             Self::Struct { text: Some(text), .. } => text.clone(),
-            Self::Struct { fields, .. } => format!("{{{}}}", join(fields.values().map(Value::text).collect())),
+            Self::Struct { fields, .. } => {
+                format!("{{{}}}", join(fields.values().map(Value::text).collect()))
+            }
         }
     }
 }

@@ -40,7 +40,11 @@ impl Eager {
 }
 
 impl AsyncRead for Eager {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let given = self.given;
         if let Some(rest) = self.ahead.get(given..).filter(|rest| !rest.is_empty()) {
             let part = rest.get(..buf.remaining().min(rest.len())).unwrap_or_default();

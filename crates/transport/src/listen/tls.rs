@@ -73,7 +73,11 @@ impl Connected for TlsConn {
 }
 
 impl AsyncRead for TlsConn {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
@@ -215,7 +219,13 @@ struct Handshake {
 }
 
 impl Handshake {
-    async fn run(&self, stream: TcpStream, addr: SocketAddr, place: Place<IpAddr>, ready: mpsc::Sender<TlsConn>) {
+    async fn run(
+        &self,
+        stream: TcpStream,
+        addr: SocketAddr,
+        place: Place<IpAddr>,
+        ready: mpsc::Sender<TlsConn>,
+    ) {
         let outcome = tokio::time::timeout(self.timeout, self.establish(stream, addr)).await;
         let error: Box<dyn std::error::Error + Send + Sync> = match outcome {
             Ok(Ok((stream, peer))) => {

@@ -167,7 +167,9 @@ fn refuse_if_taken(path: &Path) -> Result<(), UdsError> {
     }
     match StdUnixStream::connect(path) {
         Ok(_answered) => Err(UdsError::InUse { path: path.to_owned() }),
-        Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => Ok(()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => {
+            Ok(())
+        }
         Err(error) => Err(failed("asking whether somebody answers")(error)),
     }
 }
@@ -189,7 +191,11 @@ impl Connected for UdsConn {
 }
 
 impl AsyncRead for UdsConn {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
@@ -285,8 +291,12 @@ async fn accept_loop(
             ListenStats::count(&stats.refused);
             if let Some(held_back) = full.speak() {
                 tracing::warn!(
-                    uid = peer.uid, pid = peer.pid, held_back, max_connections = limits.max_connections,
-                    max_per_uid = limits.max_per_uid, "local connection closed: too many are open"
+                    uid = peer.uid,
+                    pid = peer.pid,
+                    held_back,
+                    max_connections = limits.max_connections,
+                    max_per_uid = limits.max_per_uid,
+                    "local connection closed: too many are open"
                 );
             }
             continue;
