@@ -257,17 +257,17 @@ extra { }
 "#;
     let out = told(text, |decoder| {
         let agent = decoder.block("agent");
-        let _: String = agent.required_string("trust_domain");
+        drop(agent.required_string("trust_domain"));
         assert_eq!(agent.port("server_port"), None);
         assert_eq!(agent.bool("insecure_bootstrap"), None);
         assert_eq!(agent.duration("sync"), None);
         assert_eq!(agent.one_of("mode", &[("never", 0), ("always", 1)]), None);
         assert_eq!(agent.string_list("claims"), None);
         assert_eq!(agent.string("data_dir").as_deref(), Some("one"));
-        let _ = agent.opt_block("nested");
+        drop(agent.opt_block("nested"));
         agent.unsupported("old", "use `new`");
         agent.finish();
-        let _ = decoder.root().required_block("plugins");
+        drop(decoder.root().required_block("plugins"));
     });
     let expected = "agent.conf:1: the block plugins is required
 agent.conf:2: agent.trust_domain is required
@@ -368,7 +368,7 @@ fn durations_and_paths() {
     assert_eq!(decoder.root().path("p"), None);
     assert_eq!(decoder.root().required_path("q"), std::path::Path::new("/x"));
     assert_eq!(*decoder.root().secret("q").unwrap(), "/x");
-    let _ = decoder.root().required_path("r");
+    drop(decoder.root().required_path("r"));
     let faults: Faults = decoder.into_result().unwrap_err();
     assert_eq!(faults.to_string(), "f:1: p: must be a path\nf:1: r is required");
 }
@@ -405,9 +405,9 @@ proptest! {
             Ok(doc) => {
                 let decoder = Decoder::new(&doc, "f");
                 for key in doc.body().items.iter().map(|item| item.key.text.as_str()) {
-                    let _ = (decoder.root().string(key), decoder.root().int(key), decoder.root().labelled_blocks(key).len());
+                    drop((decoder.root().string(key), decoder.root().int(key), decoder.root().labelled_blocks(key)));
                 }
-                let _ = decoder.into_result();
+                drop(decoder.into_result());
             }
             Err(faults) => {
                 prop_assert!(!faults.is_empty());
@@ -418,7 +418,7 @@ proptest! {
 
     #[test]
     fn any_bytes_end_well(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-        let _ = Document::parse_bytes(&bytes);
+        drop(Document::parse_bytes(&bytes));
     }
 
     /// Every string survives being written in HCL and in JSON.
