@@ -4,6 +4,6 @@
 //! its own loopback address and is stopped on drop.
 
 pub mod daemon;
-pub mod pem;
+pub mod measure;
 pub mod site;
 pub mod wait;

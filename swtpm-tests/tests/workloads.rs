@@ -179,7 +179,7 @@ async fn the_security_header_must_be_there_once_and_exactly() {
     let name = "workload.spiffe.io";
     for headers in [vec![], vec![(name, "True")], vec![(name, "false")], vec![(name, "true"), (name, "true")]]
     {
-        let status = api.fetch_x509svid(request(&headers)).await.err().expect("must be refused");
+        let status = api.fetch_x509svid(request(&headers)).await.map(|_| ()).expect_err("must be refused");
         assert_eq!(status.code(), Code::InvalidArgument, "{headers:?}: {status}");
     }
     let status = match api.fetch_x509svid(request(&[(name, "true")])).await {

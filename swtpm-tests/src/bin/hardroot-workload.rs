@@ -181,9 +181,9 @@ fn describe(context: &X509Context) -> Value {
 fn write_pem(folder: &Path, context: &X509Context) -> Result<()> {
     let svid = context.default_svid().context("no SVID")?;
     let chain: Vec<Vec<u8>> = svid.cert_chain().iter().map(|c| c.as_ref().to_vec()).collect();
-    std::fs::write(folder.join("svid.pem"), hardroot_swtpm_tests::pem::certificates(&chain))?;
+    std::fs::write(folder.join("svid.pem"), hardroot_identity::pem_encode(&chain))?;
     let bundle = context.bundle_set().get(svid.spiffe_id().trust_domain()).context("no bundle")?;
     let roots: Vec<Vec<u8>> = bundle.authorities().iter().map(|c| c.as_ref().to_vec()).collect();
-    std::fs::write(folder.join("bundle.pem"), hardroot_swtpm_tests::pem::certificates(&roots))?;
+    std::fs::write(folder.join("bundle.pem"), hardroot_identity::pem_encode(&roots))?;
     Ok(())
 }

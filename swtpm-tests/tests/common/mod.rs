@@ -1,5 +1,12 @@
 //! What the whole-system tests share.
-#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::expect_used, reason = "tests fail loudly; each uses a part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "tests fail loudly; each uses a part"
+)]
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Lines};
