@@ -3,10 +3,14 @@
 //! Nothing here can return private bytes. Backends are behind features of the same name, so that a crate
 //! that only needs the trait links neither cryptoki nor libtss2.
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
 #[cfg(feature = "disk")]
 pub mod disk;
 #[cfg(feature = "memory")]
 pub mod memory;
+#[cfg(feature = "pkcs11")]
+pub mod pkcs11;
 mod public;
 #[cfg(any(feature = "memory", feature = "disk"))]
 mod software;
