@@ -1,22 +1,14 @@
 //! Bundles: the keys a trust domain vouches with, as SPIFFE's JWK Set, as DER and as PEM
 //! (SPIFFE Trust Domain and Bundle 4).
 
-use std::collections::BTreeSet;
-
-use serde_json::{Map, Value, json};
-
 use crate::TrustDomain;
 use crate::asn1::Cursor;
 use crate::certificate::{BadCertificate, Certificate};
-use crate::json;
-use crate::jwk::{self, BadJwk};
+use crate::jwk::BadJwk;
 use crate::pem::{BadPem, pem_decode, pem_encode};
 
 /// Largest bundle document that is read, in bytes.
 pub const MAX_BUNDLE_BYTES: usize = 16 * 1024 * 1024;
-
-const X509_USE: &str = "x509-svid";
-const JWT_USE: &str = "jwt-svid";
 
 /// Why bytes are no bundle.
 #[derive(Debug, thiserror::Error)]
@@ -144,67 +136,6 @@ impl Bundle {
         }
     }
 
-    /// Reads a SPIFFE bundle document. Keys of unknown type or use, and X.509 entries without `x5c`, are
-    /// ignored as the standard demands; repeated authorities are kept once.
-    ///
-    /// # Errors
-    /// Malformed or duplicate JSON names, no `keys`, a malformed key of a known use, two keys with one id.
-    pub fn from_jwks(trust_domain: TrustDomain, document: &[u8]) -> Result<Self, BadBundle> {
-        let mut bundle = Self::new(trust_domain);
-        let td = || bundle.trust_domain.clone();
-        if document.len() > MAX_BUNDLE_BYTES {
-            return Err(BadBundle::TooLong { trust_domain: td(), len: document.len() });
-        }
-        let shape = |reason| BadBundle::Shape { trust_domain: td(), reason };
-        let value = json::parse(document).map_err(|cause| BadBundle::Json { trust_domain: td(), cause })?;
-        let Value::Object(document) = value else { return Err(shape("it is not an object")) };
-        let sequence_number = match document.get("spiffe_sequence") {
-            None => 0,
-            Some(number) => {
-                number.as_u64().ok_or_else(|| shape("spiffe_sequence is not an integer from 0 to 2^64-1"))?
-            }
-        };
-        let refresh_hint = match document.get("spiffe_refresh_hint") {
-            None => 0,
-            Some(hint) => hint
-                .as_i64()
-                .filter(|hint| *hint >= 0)
-                .ok_or_else(|| shape("spiffe_refresh_hint is not a number of seconds"))?,
-        };
-        let Some(Value::Array(keys)) = document.get("keys") else {
-            return Err(shape("it has no array \"keys\""));
-        };
-        let (mut x509_authorities, mut jwt_authorities) = (Vec::new(), Vec::new());
-        for (index, key) in keys.iter().enumerate() {
-            let wrong = |cause| BadBundle::Key { trust_domain: td(), index, cause };
-            let Value::Object(key) = key else { return Err(wrong(BadJwk::NoObject)) };
-            match key.get("use").and_then(Value::as_str) {
-                Some(X509_USE) => {
-                    if let Some(der) = jwk::certificate(key).map_err(wrong)? {
-                        x509_authorities.push(X509Authority { der, tainted: false });
-                    }
-                }
-                Some(JWT_USE) => {
-                    if let Some((key_id, spki_der)) = jwk::jwt_key(key).map_err(wrong)? {
-                        jwt_authorities.push(JwtAuthority {
-                            key_id,
-                            spki_der,
-                            expires_at: 0,
-                            tainted: false,
-                        });
-                    }
-                }
-                _ => {}
-            }
-        }
-        bundle.sequence_number = sequence_number;
-        bundle.refresh_hint = refresh_hint;
-        bundle.x509_authorities = unique(x509_authorities);
-        bundle.jwt_authorities = unique(jwt_authorities);
-        bundle.check_key_ids()?;
-        Ok(bundle)
-    }
-
     /// Reads the certificates of a PEM text.
     ///
     /// # Errors
@@ -245,38 +176,6 @@ impl Bundle {
         Ok(Self { x509_authorities: unique(authorities.collect()), ..Self::new(trust_domain) })
     }
 
-    /// The SPIFFE bundle document: a JWK Set with `use`, sequence and refresh hint. An authority whose key
-    /// has no JWK form (neither EC nor RSA) is left out.
-    #[must_use]
-    pub fn to_jwks(&self) -> Vec<u8> {
-        let mut keys: Vec<Value> = self
-            .x509_authorities
-            .iter()
-            .filter_map(|authority| jwk::of_certificate(&authority.der))
-            .collect();
-        let jwt = self.unique_jwt_authorities();
-        keys.extend(jwt.filter_map(|key| jwk::of_jwt_key(&key.key_id, &key.spki_der, Some(JWT_USE))));
-        let mut document = Map::new();
-        document.insert("keys".to_owned(), Value::Array(keys));
-        if self.sequence_number > 0 {
-            document.insert("spiffe_sequence".to_owned(), self.sequence_number.into());
-        }
-        if self.refresh_hint > 0 {
-            document.insert("spiffe_refresh_hint".to_owned(), self.refresh_hint.into());
-        }
-        Value::Object(document).to_string().into_bytes()
-    }
-
-    /// A plain JWK Set of the JWT keys alone, without `use`, as the Workload API's JWT bundles and OIDC want.
-    #[must_use]
-    pub fn jwt_jwks(&self) -> Vec<u8> {
-        let keys: Vec<Value> = self
-            .unique_jwt_authorities()
-            .filter_map(|key| jwk::of_jwt_key(&key.key_id, &key.spki_der, None))
-            .collect();
-        json!({ "keys": keys }).to_string().into_bytes()
-    }
-
     /// The X.509 authorities as DER, one behind the other.
     #[must_use]
     pub fn x509_der_concat(&self) -> Vec<u8> {
@@ -312,23 +211,6 @@ impl Bundle {
     pub fn is_empty(&self) -> bool {
         self.x509_authorities.is_empty() && self.jwt_authorities.is_empty()
     }
-
-    /// A stored bundle may hold one key twice, tainted and not; a document names it once.
-    fn unique_jwt_authorities(&self) -> impl Iterator<Item = &JwtAuthority> {
-        let mut seen = BTreeSet::new();
-        self.jwt_authorities.iter().filter(move |key| seen.insert(key.key_id.as_str()))
-    }
-
-    fn check_key_ids(&self) -> Result<(), BadBundle> {
-        let mut seen = BTreeSet::new();
-        match self.jwt_authorities.iter().find(|key| !seen.insert(key.key_id.as_str())) {
-            Some(key) => Err(BadBundle::DuplicateKeyId {
-                trust_domain: self.trust_domain.clone(),
-                key_id: key.key_id.clone(),
-            }),
-            None => Ok(()),
-        }
-    }
 }
 
 /// Cuts concatenated DER into its elements; the error names the element.
@@ -342,7 +224,7 @@ fn split(der: &[u8]) -> Result<Vec<Vec<u8>>, (usize, der::Error)> {
     Ok(certificates)
 }
 
-fn unique<T: Clone + Eq + std::hash::Hash>(items: Vec<T>) -> Vec<T> {
+pub(crate) fn unique<T: Clone + Eq + std::hash::Hash>(items: Vec<T>) -> Vec<T> {
     let mut seen = std::collections::HashSet::new();
     items.into_iter().filter(|item| seen.insert(item.clone())).collect()
 }

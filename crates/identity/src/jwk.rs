@@ -118,7 +118,7 @@ fn key_info(algorithm: &[u8], parameters: &[u8], bits: &[u8]) -> Vec<u8> {
 
 /// The members of a public key; none when it is neither EC nor RSA as this crate knows them.
 fn members(spki_der: &[u8]) -> Option<Map<String, Value>> {
-    let key = PublicKey::parse(spki_der).ok()?;
+    let key = PublicKey::parse_authority(spki_der).ok()?;
     let base64 = |bytes: &[u8]| Value::String(URL_SAFE_NO_PAD.encode(bytes));
     let mut members = Map::new();
     let curve = match key.kind {

@@ -266,14 +266,15 @@ fn time(claims: &Map<String, Value>, claim: &str) -> Result<Option<SystemTime>, 
     UNIX_EPOCH.checked_add(since_epoch).map(Some).ok_or(NoTime)
 }
 
-/// `aud`: a text or a list of texts, at least one and none empty.
+/// `aud`: a text or a list of texts, of which at least one is not empty.
 fn audience(claims: &Map<String, Value>) -> Option<Vec<String>> {
-    let values = match claims.get("aud")? {
+    let mut values = match claims.get("aud")? {
         Value::String(one) => vec![one.clone()],
         Value::Array(list) => {
             list.iter().map(|value| value.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>()?
         }
         _ => return None,
     };
-    (!values.is_empty() && values.iter().all(|value| !value.is_empty())).then_some(values)
+    values.retain(|value| !value.is_empty());
+    (!values.is_empty()).then_some(values)
 }

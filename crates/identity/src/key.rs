@@ -13,6 +13,8 @@ use crate::oid;
 
 /// Largest RSA modulus that is accepted from a peer, in bits: verifying costs its square.
 pub const MAX_RSA_BITS: usize = 4096;
+/// Largest RSA modulus of an authority, in bits: what path validation can work with.
+const MAX_AUTHORITY_RSA_BITS: usize = 8192;
 /// Smallest RSA modulus that is accepted, in bits.
 pub const MIN_RSA_BITS: usize = 2048;
 
@@ -36,10 +38,12 @@ pub enum BadPublicKey {
         oid: String,
     },
     /// An RSA modulus out of bounds.
-    #[error("the RSA modulus has {bits} bits, {MIN_RSA_BITS} to {MAX_RSA_BITS} are allowed")]
+    #[error("the RSA modulus has {bits} bits, {MIN_RSA_BITS} to {max} are allowed")]
     RsaSize {
         /// Its length in bits.
         bits: usize,
+        /// How many are allowed here.
+        max: usize,
     },
     /// An RSA exponent that is even, below 3 or over 33 bits.
     #[error("the RSA public exponent must be odd, at least 3 and at most 33 bits long")]
@@ -82,6 +86,16 @@ impl<'a> PublicKey<'a> {
     /// Reads and judges a key: known kind, bounded size, valid value. All sizes are checked before any
     /// arithmetic is done with them.
     pub(crate) fn parse(spki_der: &'a [u8]) -> Result<Self, BadPublicKey> {
+        Self::parse_up_to(spki_der, MAX_RSA_BITS)
+    }
+
+    /// As [`PublicKey::parse`], for the key of an authority: those are configured by people, not sent by
+    /// peers, and old roots have long keys.
+    pub(crate) fn parse_authority(spki_der: &'a [u8]) -> Result<Self, BadPublicKey> {
+        Self::parse_up_to(spki_der, MAX_AUTHORITY_RSA_BITS)
+    }
+
+    fn parse_up_to(spki_der: &'a [u8], max_rsa_bits: usize) -> Result<Self, BadPublicKey> {
         let spki = Spki::parse(spki_der)?;
         let (kind, algorithm): (_, &'static dyn VerificationAlgorithm) = match spki.algorithm {
             oid::EC_PUBLIC_KEY => match spki.curve()? {
@@ -93,8 +107,8 @@ impl<'a> PublicKey<'a> {
             oid::RSA_ENCRYPTION => {
                 let rsa = RsaKey::parse(spki.bits)?;
                 let bits = rsa.modulus_bits();
-                if !(MIN_RSA_BITS..=MAX_RSA_BITS).contains(&bits) {
-                    return Err(BadPublicKey::RsaSize { bits });
+                if !(MIN_RSA_BITS..=max_rsa_bits).contains(&bits) {
+                    return Err(BadPublicKey::RsaSize { bits, max: max_rsa_bits });
                 }
                 rsa.check_exponent()?;
                 (PublicKeyKind::Rsa { bits }, &RSA_PKCS1_2048_8192_SHA256)

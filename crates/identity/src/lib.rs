@@ -5,6 +5,7 @@
 
 mod asn1;
 mod bundle;
+mod bundle_jwks;
 mod certificate;
 mod csr;
 mod dns_name;
@@ -23,6 +24,7 @@ mod spiffe_id;
 mod x509_svid;
 
 pub use bundle::{BadBundle, Bundle, JwtAuthority, MAX_BUNDLE_BYTES, X509Authority};
+pub use bundle_jwks::{BadBundleMap, MAX_BUNDLE_MAP_BYTES, bundles_from_map, bundles_to_map};
 pub use certificate::{BadCertificate, Certificate, MAX_CERTIFICATE_BYTES};
 pub use csr::{BadCsr, Csr, MAX_CSR_BYTES, MAX_CSR_NAMES, assemble_csr, csr_to_be_signed};
 pub use dns_name::{BadDnsName, MAX_DNS_NAME_BYTES, check_dns_name, check_dns_names};
@@ -44,3 +46,6 @@ pub use pem::{BadPem, MAX_PEM_BYTES, pem_decode, pem_encode};
 pub use selector::{BadSelector, Selector};
 pub use spiffe_id::{BadSpiffeId, MAX_ID_BYTES, MAX_TRUST_DOMAIN_BYTES, SpiffeId, TrustDomain};
 pub use x509_svid::{BadX509Svid, LeafFault, MAX_CHAIN_CERTIFICATES, X509Svid, is_tainted, verify_x509_svid};
+
+#[cfg(test)]
+mod tests;

@@ -71,13 +71,13 @@ impl TrustDomain {
         if name.is_empty() {
             return Err(BadSpiffeId::NoTrustDomain);
         }
+        if name.len() > MAX_TRUST_DOMAIN_BYTES {
+            return Err(BadSpiffeId::TrustDomainTooLong { len: name.len() });
+        }
         if let Some(at) =
             name.bytes().position(|b| !matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_'))
         {
             return Err(BadSpiffeId::TrustDomainByte { at });
-        }
-        if name.len() > MAX_TRUST_DOMAIN_BYTES {
-            return Err(BadSpiffeId::TrustDomainTooLong { len: name.len() });
         }
         Ok(Self(name.to_owned()))
     }

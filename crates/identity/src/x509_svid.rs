@@ -282,7 +282,12 @@ fn verify_with(
     }
     match verify_path(&svid, &anchors, now) {
         Ok(()) => Ok(svid),
-        Err(webpki::Error::UnknownIssuer) => Err(BadX509Svid::Untrusted { id: svid.id }),
+        // An authority of the same name with another key is not the issuer either.
+        Err(
+            webpki::Error::UnknownIssuer
+            | webpki::Error::InvalidSignatureForPublicKey
+            | webpki::Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_),
+        ) => Err(BadX509Svid::Untrusted { id: svid.id }),
         Err(webpki::Error::CertExpired { .. }) => Err(BadX509Svid::Expired { id: svid.id }),
         Err(webpki::Error::CertNotValidYet { .. }) => Err(BadX509Svid::NotYetValid { id: svid.id }),
         Err(cause) => Err(BadX509Svid::Path { id: svid.id, cause }),
