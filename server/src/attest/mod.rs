@@ -1,5 +1,12 @@
 //! How agents get and renew their SVIDs.
 
+mod adapters;
+mod exchange;
+mod refusal;
 mod seam;
+mod service;
 
+pub use adapters::{StoredEnrolments, StoredRecords, StoredTokens};
+pub use refusal::chain;
 pub use seam::{AgentSvids, AttestStream};
+pub use service::{AttestConfig, Attestation};

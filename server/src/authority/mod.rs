@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use hardroot_api::spire::server::journal::{self, Status};
 use hardroot_hsm_keymanager::{KeyError, KeyId, KeyManager, KeyType, PublicKey};
-use hardroot_identity::{CaSubject, Template, TrustDomain, signature_algorithm};
+use hardroot_identity::{CannotIssue, DistinguishedName, SignatureAlgorithm, Template, TrustDomain, certificate};
 use hardroot_runtime::clock::Clock;
 use prost::Message;
 use tokio::sync::Mutex;
@@ -28,7 +28,7 @@ pub use sign::SignError;
 pub use signer::{IssueError, Issued, Signer};
 
 use crate::datastore::{Bundles, Journals, StoreError};
-use sign::sign_verified;
+use sign::sign_certificate;
 use signer::{Active, random_serial};
 use slots::{CaFacts, SlotId, X509Slot};
 
@@ -48,7 +48,7 @@ pub struct AuthorityConfig {
     /// Type of its key.
     pub ca_key_type: KeyType,
     /// Subject of its certificate; the serial number attribute is added.
-    pub ca_subject: CaSubject,
+    pub ca_subject: DistinguishedName,
 }
 
 /// Where authorities are recorded.
@@ -268,18 +268,20 @@ impl Authority {
     }
 
     async fn self_sign(&self, key: &KeyId, public: &PublicKey, now: SystemTime) -> Result<Vec<u8>, IssueError> {
-        let tbs = hardroot_identity::self_signed_ca(
-            &self.config.trust_domain,
-            &self.config.ca_subject,
+        let algorithm = SignatureAlgorithm::for_key(&public.spki_der)
+            .map_err(|cause| IssueError::Build(CannotIssue::SigningKey(cause)))?;
+        let tbs = certificate(
+            Template::SelfSignedCa { subject: &self.config.ca_subject },
+            &self.config.trust_domain.id(),
             &public.spki_der,
             random_serial()?,
             now,
             self.config.ca_ttl,
-            signature_algorithm(&public.spki_der),
+            None,
+            algorithm,
         )
         .map_err(IssueError::Build)?;
-        let signature = sign_verified(&*self.keys, key, public, tbs.to_be_signed()).await?;
-        tbs.assemble(&signature).map_err(IssueError::Build)
+        Ok(sign_certificate(&*self.keys, key, public, tbs).await?)
     }
 
     async fn save(&self, state: &mut State) -> Result<(), AuthorityError> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use hardroot_hsm_keymanager::{KeyError, KeyId, KeyManager, KeyType, PublicKey};
 use hardroot_identity::{SpiffeId, Template};
 use hardroot_runtime::clock::Clock;
-use hardroot_transport::{IdentitySlot, RemoteKey, TlsIdentity};
+use hardroot_transport::{BadTlsIdentity, IdentitySlot, RemoteKey, TlsIdentity};
 use tokio::sync::Mutex;
 use tracing::{info, warn};
 
@@ -38,6 +38,9 @@ pub enum ServerSvidError {
     /// No certificate was issued.
     #[error("the server's own SVID cannot be issued")]
     Issue(#[from] IssueError),
+    /// The certificate and the key do not belong together.
+    #[error("the server's own SVID cannot be used")]
+    Identity(#[from] BadTlsIdentity),
 }
 
 struct State {
@@ -115,10 +118,7 @@ impl ServerSvid {
             authority_id = %issued.authority_id, "server SVID issued"
         );
         let remote = RemoteKey::new(Arc::clone(&self.keys), key, public.clone());
-        self.identity.store(Some(Arc::new(TlsIdentity {
-            chain: issued.chain.clone(),
-            key: Arc::new(remote),
-        })));
+        self.identity.store(Some(Arc::new(TlsIdentity::new(issued.chain.clone(), Arc::new(remote))?)));
         if slot != state.slot {
             state.retired = Some(key_id(state.slot)?);
         }

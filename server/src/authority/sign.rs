@@ -1,11 +1,11 @@
-//! One signature by a key of the key manager, checked before anybody sees it.
+//! One certificate signed by a key of the key manager.
 
 use std::time::Duration;
 
-use aws_lc_rs::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
 use hardroot_hsm_keymanager::{
     Digest, HashAlgorithm, KeyError, KeyId, KeyManager, KeyType, PublicKey, SignatureScheme,
 };
+use hardroot_identity::{CannotIssue, TbsCertificate};
 
 /// How long one signature may take, waiting for a session included.
 pub const SIGN_DEADLINE: Duration = Duration::from_secs(30);
@@ -29,18 +29,21 @@ pub enum SignError {
         /// The key.
         key: KeyId,
     },
-    /// The signature does not verify with the key's public half: it was thrown away.
+    /// The signature does not verify with the issuer's public key: it was thrown away.
     #[error(
-        "key {key} made a signature that does not verify with its public key; \
-         the token or chip is faulty or holds another key: nothing was issued"
+        "key {key} made a signature that does not verify with its public key: \
+         the token or chip is faulty or holds another key, and nothing was issued"
     )]
     Wrong {
         /// The key.
         key: KeyId,
+        /// The cause.
+        #[source]
+        cause: CannotIssue,
     },
 }
 
-/// The scheme and hash that go with a key type in certificates (spire-compatible).
+/// The scheme and hash that go with a key type in certificates (as in SPIRE).
 #[must_use]
 pub fn scheme_of(kind: KeyType) -> (SignatureScheme, HashAlgorithm) {
     match kind {
@@ -50,33 +53,22 @@ pub fn scheme_of(kind: KeyType) -> (SignatureScheme, HashAlgorithm) {
     }
 }
 
-fn verifier_of(kind: KeyType) -> &'static dyn VerificationAlgorithm {
-    match kind {
-        KeyType::EcP256 => &signature::ECDSA_P256_SHA256_ASN1,
-        KeyType::EcP384 => &signature::ECDSA_P384_SHA384_ASN1,
-        KeyType::Rsa2048 | KeyType::Rsa4096 => &signature::RSA_PKCS1_2048_8192_SHA256,
-    }
-}
-
-/// Signs a message and verifies the signature in software: a device that signs with the wrong key, or
+/// Signs a certificate and verifies the signature in software: a device that signs with the wrong key, or
 /// wrongly, must not get a certificate out of the house.
 ///
 /// # Errors
 /// [`SignError`].
-pub async fn sign_verified(
+pub async fn sign_certificate(
     keys: &dyn KeyManager,
     key: &KeyId,
     public: &PublicKey,
-    message: &[u8],
+    tbs: TbsCertificate,
 ) -> Result<Vec<u8>, SignError> {
     let (scheme, hash) = scheme_of(public.kind);
-    let digest = Digest::of(hash, message);
+    let digest = Digest::of(hash, tbs.to_be_signed());
     let signed = tokio::time::timeout(SIGN_DEADLINE, keys.sign(key, scheme, &digest))
         .await
         .map_err(|_elapsed| SignError::Deadline { key: key.clone() })?
         .map_err(|cause| SignError::Key { key: key.clone(), cause })?;
-    UnparsedPublicKey::new(verifier_of(public.kind), &public.spki_der)
-        .verify(message, &signed)
-        .map_err(|_unspecified| SignError::Wrong { key: key.clone() })?;
-    Ok(signed)
+    tbs.assemble(&signed).map_err(|cause| SignError::Wrong { key: key.clone(), cause })
 }

@@ -5,13 +5,11 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use hardroot_hsm_keymanager::{KeyId, KeyManager, PublicKey};
-use hardroot_identity::{
-    BadCertificate, BadX509Svid, Issuer, SpiffeId, Template, X509Svid, certificate, signature_algorithm,
-};
+use hardroot_identity::{BadX509Svid, CannotIssue, Issuer, SpiffeId, Template, X509Svid, certificate};
 use hardroot_runtime::clock::Clock;
 use tokio::sync::{Semaphore, watch};
 
-use super::sign::{SignError, sign_verified};
+use super::sign::{SignError, sign_certificate};
 use super::slots::X509Slot;
 
 /// Signatures under way at once; more wait their turn in order of arrival.
@@ -35,7 +33,7 @@ pub enum IssueError {
     Random,
     /// The certificate cannot be built: a key that is not fit, a bad DNS name.
     #[error("the certificate cannot be built")]
-    Build(#[source] BadCertificate),
+    Build(#[source] CannotIssue),
     /// The signature failed.
     #[error("the certificate could not be signed")]
     Sign(#[from] SignError),
@@ -90,7 +88,7 @@ pub(super) struct Active {
 }
 
 impl Active {
-    pub(super) fn new(key: KeyId, slot: &X509Slot) -> Result<Self, BadCertificate> {
+    pub(super) fn new(key: KeyId, slot: &X509Slot) -> Result<Self, CannotIssue> {
         Ok(Self {
             key,
             public: slot.public.clone(),
@@ -165,16 +163,16 @@ impl Signer {
             now,
             ttl,
             &active.issuer,
-            signature_algorithm(&active.public.spki_der),
+            active.issuer.signature_algorithm(),
         )
         .map_err(IssueError::Build)?;
-        // The semaphore is never closed; a permit that could not be had would only mean no waiting.
+        // The semaphore is never closed; without a permit the call would only not wait.
         let turn = self.turns.acquire().await.ok();
-        let signature = sign_verified(&*self.keys, &active.key, &active.public, tbs.to_be_signed()).await;
+        let signed = sign_certificate(&*self.keys, &active.key, &active.public, tbs).await;
         drop(turn);
-        self.working.send_if_modified(|working| std::mem::replace(working, signature.is_ok()) != signature.is_ok());
-        let leaf = tbs.assemble(&signature?).map_err(IssueError::Build)?;
-        let svid = X509Svid::parse(vec![leaf])
+        let works = signed.is_ok();
+        self.working.send_if_modified(|known| std::mem::replace(known, works) != works);
+        let svid = X509Svid::parse(vec![signed?])
             .map_err(|cause| IssueError::Check { id: id.clone(), cause })?;
         if &svid.id != id || svid.spki_der != spki_der {
             return Err(IssueError::Mismatch { id: id.clone() });

@@ -1,0 +1,106 @@
+//! Why an agent got no SVID: what it is told, and what the audit log keeps.
+
+use std::error::Error;
+
+use hardroot_api::spire::api::types::permission_denied_details::Reason;
+use hardroot_api::status::permission_denied;
+use tonic::{Code, Status};
+
+/// A refusal: a stable slug for the audit log, a status for the peer, a detail for the log alone.
+#[derive(Debug)]
+pub struct Refusal {
+    /// Stable slug, such as `quote_nonce_mismatch`.
+    pub reason: &'static str,
+    /// What the peer is told.
+    pub status: Status,
+    /// What only the audit log is told.
+    pub detail: Option<String>,
+}
+
+impl Refusal {
+    /// The peer's bytes are not what the protocol asks for.
+    #[must_use]
+    pub fn malformed(reason: &'static str, message: &str) -> Self {
+        Self { reason, status: Status::invalid_argument(message), detail: None }
+    }
+
+    /// The evidence was understood and does not hold. The peer learns the slug, not the detail.
+    #[must_use]
+    pub fn rejected(reason: &'static str, detail: String) -> Self {
+        let message = format!("attestation refused: {reason}; the server's log tells more");
+        Self { reason, status: Status::permission_denied(message), detail: Some(detail) }
+    }
+
+    /// The node is banned.
+    #[must_use]
+    pub fn banned() -> Self {
+        let status = permission_denied(Reason::AgentBanned, "failed to attest: agent is banned");
+        Self { reason: "agent_banned", status, detail: None }
+    }
+
+    /// Our own side failed; the peer may try again.
+    #[must_use]
+    pub fn ours(reason: &'static str, message: &'static str, cause: &(dyn Error + 'static)) -> Self {
+        Self { reason, status: Status::unavailable(message), detail: Some(chain(cause)) }
+    }
+
+    /// Our own side is wrong; trying again does not help.
+    #[must_use]
+    pub fn internal(reason: &'static str, message: &'static str, detail: String) -> Self {
+        Self { reason, status: Status::internal(message), detail: Some(detail) }
+    }
+
+    /// No attestor of that name.
+    #[must_use]
+    pub fn no_attestor(kind: &str) -> Self {
+        let message = format!(
+            "could not find node attestor type \"{}\"; name it in the server's plugins block",
+            kind.escape_default()
+        );
+        Self { reason: "no_such_attestor", status: Status::failed_precondition(message), detail: None }
+    }
+
+    /// The conversation took too long.
+    #[must_use]
+    pub fn late(seconds: u64) -> Self {
+        let message = format!("the attestation was not finished within {seconds} s");
+        Self { reason: "deadline_exceeded", status: Status::deadline_exceeded(message), detail: None }
+    }
+
+    /// Too many conversations at once.
+    #[must_use]
+    pub fn busy() -> Self {
+        let status = Status::resource_exhausted("too many attestations are under way; try again");
+        Self { reason: "too_many_attestations", status, detail: None }
+    }
+
+    /// The stream broke.
+    #[must_use]
+    pub fn broken(status: &Status) -> Self {
+        // A message that is too large or no protobuf comes this way too: those are the peer's fault.
+        let status = match status.code() {
+            Code::OutOfRange | Code::InvalidArgument | Code::ResourceExhausted => status.clone(),
+            _ => Status::invalid_argument("failed to receive request from stream"),
+        };
+        Self { reason: "stream_broken", status, detail: None }
+    }
+
+    /// The peer went away.
+    #[must_use]
+    pub fn gone() -> Self {
+        Self { reason: "peer_gone", status: Status::cancelled("the agent went away"), detail: None }
+    }
+}
+
+/// An error and its causes in one line.
+#[must_use]
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

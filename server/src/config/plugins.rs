@@ -1,0 +1,353 @@
+//! The `plugins` block: one datastore, one key manager, any number of node attestors, each with its
+//! `plugin_data` read into a type of its own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use hardroot_config::{Block, Decoder};
+
+use super::unsupported;
+
+/// Where the server's keys live.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeyManagerConfig {
+    /// A PKCS#11 token.
+    Pkcs11 {
+        /// The module's shared library.
+        module_path: PathBuf,
+        /// The token's label.
+        token_label: Option<String>,
+        /// The token's serial number.
+        token_serial: Option<String>,
+        /// File with the user PIN.
+        pin_file: PathBuf,
+        /// Sessions at most; `None` lets the backend choose.
+        max_sessions: Option<u16>,
+    },
+    /// A TPM 2.0.
+    Tpm {
+        /// How to reach it.
+        transport: TpmTransport,
+        /// Where wrapped key blobs are kept.
+        keys_dir: PathBuf,
+        /// File with the owner hierarchy's authorisation value.
+        owner_auth_file: Option<PathBuf>,
+        /// File with the authorisation value of the keys.
+        key_auth_file: Option<PathBuf>,
+    },
+    /// A file of software keys (evaluation only).
+    Disk {
+        /// The file.
+        keys_path: PathBuf,
+    },
+    /// Software keys that end with the process (evaluation only).
+    Memory,
+}
+
+impl KeyManagerConfig {
+    /// The plugin's name.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Pkcs11 { .. } => "pkcs11",
+            Self::Tpm { .. } => "tpm",
+            Self::Disk { .. } => "disk",
+            Self::Memory => "memory",
+        }
+    }
+}
+
+/// How a TPM is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TpmTransport {
+    /// A device file such as `/dev/tpmrm0`.
+    Device(PathBuf),
+    /// A TCTI string such as `swtpm:host=127.0.0.1,port=2321`.
+    Tcti(String),
+}
+
+/// The node attestors of the configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AttestorConfigs {
+    /// `tpm_quote`.
+    pub tpm_quote: Option<TpmQuoteConfig>,
+    /// `x509pop`.
+    pub x509pop: Option<X509PopConfig>,
+    /// `join_token`.
+    pub join_token: bool,
+}
+
+/// Settings of `tpm_quote`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TpmQuoteConfig {
+    /// PEM file of trusted manufacturers: roots and intermediates.
+    pub endorsement_ca_path: Option<PathBuf>,
+    /// What makes a TPM trusted.
+    pub enrolment: EnrolmentPolicy,
+    /// PCRs of the SHA-256 bank that are quoted, ascending.
+    pub pcrs: Vec<u8>,
+}
+
+/// What makes a TPM trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EnrolmentPolicy {
+    /// Its EK hash is enrolled.
+    Required,
+    /// Its EK certificate leads to a trusted manufacturer.
+    Endorsement,
+}
+
+/// Settings of `x509pop`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct X509PopConfig {
+    /// What nodes show.
+    pub mode: X509PopMode,
+    /// Template of the agent path.
+    pub agent_path_template: Option<String>,
+    /// Refuse a certificate that does not name the address it comes from.
+    pub verify_client_ip: bool,
+}
+
+/// What nodes show to `x509pop`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum X509PopMode {
+    /// Certificates of an outside PKI, with these root files (PEM).
+    ExternalPki {
+        /// The files.
+        ca_bundle_paths: Vec<PathBuf>,
+    },
+    /// X.509-SVIDs of this trust domain.
+    Spiffe {
+        /// Path prefix of IDs that are taken.
+        svid_prefix: String,
+    },
+}
+
+pub(super) struct Plugins {
+    pub(super) database: Option<PathBuf>,
+    pub(super) key_manager: Option<KeyManagerConfig>,
+    pub(super) attestors: AttestorConfigs,
+}
+
+pub(super) fn decode(decoder: &Decoder<'_>, allow_software_keys: bool, data_dir: &Path) -> Plugins {
+    let plugins = decoder.root().required_block("plugins");
+    let decoded = Plugins {
+        database: datastore(&plugins),
+        key_manager: key_manager(&plugins, allow_software_keys, data_dir),
+        attestors: attestors(&plugins),
+    };
+    unsupported::plugins(&plugins);
+    plugins.finish();
+    decoded
+}
+
+/// The enabled plugins of a kind, with their `plugin_data`.
+fn enabled<'a>(plugins: &Block<'a>, kind: &str) -> Vec<(String, Block<'a>, Block<'a>)> {
+    let mut all = Vec::new();
+    for (name, block) in plugins.labelled_blocks(kind) {
+        let on = block.bool_or("enabled", true);
+        unsupported::plugin(&block);
+        let data = block.block("plugin_data");
+        block.finish();
+        // A plugin that is switched off is not judged.
+        if on {
+            all.push((name, block, data));
+        }
+    }
+    all
+}
+
+/// The only plugin of a kind.
+fn only<'a>(plugins: &Block<'a>, kind: &str, example: &str) -> Option<(String, Block<'a>, Block<'a>)> {
+    let mut all = enabled(plugins, kind).into_iter();
+    let first = all.next();
+    if first.is_none() {
+        plugins.fault_here(format_args!("needs one {kind} plugin, such as {kind} {example}"));
+    }
+    for (_, block, _) in all {
+        block.fault_here(format_args!("only one {kind} plugin can be used"));
+    }
+    first
+}
+
+fn datastore(plugins: &Block<'_>) -> Option<PathBuf> {
+    let (name, block, data) = only(plugins, "DataStore", "\"sql\"")?;
+    if name != "sql" {
+        block.fault_here("the only DataStore is \"sql\"");
+        return None;
+    }
+    let kind = data.required_string("database_type");
+    if !kind.is_empty() && kind != "sqlite3" {
+        data.fault("database_type", "only sqlite3 is supported");
+    }
+    let connection = data.required_path("connection_string");
+    if connection.to_string_lossy().starts_with("file:") || connection.to_string_lossy().contains('?') {
+        data.fault("connection_string", "is the path of a file, without file: and without parameters");
+    }
+    for key in ["ro_connection_string", "root_ca_path", "client_cert_path", "client_key_path"] {
+        data.unsupported(key, "belongs to database servers, and this is a file; remove it");
+    }
+    for key in ["max_open_conns", "max_idle_conns", "conn_max_lifetime", "conn_max_idle_time"] {
+        data.unsupported(key, "connections to the file are managed by the server; remove it");
+    }
+    data.unsupported("disable_migration", "the schema is always brought up to date; remove it");
+    data.finish();
+    Some(connection)
+}
+
+fn key_manager(plugins: &Block<'_>, allow_software_keys: bool, data_dir: &Path) -> Option<KeyManagerConfig> {
+    let (name, block, data) = only(plugins, "KeyManager", "\"pkcs11\"")?;
+    let config = match name.as_str() {
+        "pkcs11" => pkcs11(&data),
+        "tpm" => tpm(&data, data_dir)?,
+        "disk" => KeyManagerConfig::Disk { keys_path: data.required_path("keys_path") },
+        "memory" => KeyManagerConfig::Memory,
+        "aws_kms" | "gcp_kms" | "azure_key_vault" | "hashicorp_vault" => {
+            block.fault_here("cloud key managers are not supported; use pkcs11 or tpm");
+            return None;
+        }
+        _ => {
+            block.fault_here("is no key manager: choose pkcs11, tpm, disk or memory");
+            return None;
+        }
+    };
+    let software = matches!(config, KeyManagerConfig::Disk { .. } | KeyManagerConfig::Memory);
+    if software && !allow_software_keys {
+        block.fault_here(
+            "keeps keys in software, where they can be copied; use pkcs11 or tpm, or say \
+             allow_software_keys = true in the server block if this is an evaluation",
+        );
+    }
+    data.finish();
+    Some(config)
+}
+
+fn pkcs11(data: &Block<'_>) -> KeyManagerConfig {
+    let (token_label, token_serial) = (data.string("token_label"), data.string("token_serial"));
+    if token_label.is_none() && token_serial.is_none() {
+        data.fault_here("needs token_label or token_serial, so that no other token is taken");
+    }
+    let module_path = data.required_path("module_path");
+    readable(data, "module_path", &module_path);
+    KeyManagerConfig::Pkcs11 {
+        module_path,
+        token_label,
+        token_serial,
+        pin_file: data.required_path("pin_file"),
+        max_sessions: data.int_in("max_sessions", 1..=1024).and_then(|n| u16::try_from(n).ok()),
+    }
+}
+
+fn tpm(data: &Block<'_>, data_dir: &Path) -> Option<KeyManagerConfig> {
+    let transport = match (data.path("device"), data.string("tcti")) {
+        (Some(device), None) => Some(TpmTransport::Device(device)),
+        (None, Some(tcti)) => Some(TpmTransport::Tcti(tcti)),
+        (None, None) => Some(TpmTransport::Device(PathBuf::from("/dev/tpmrm0"))),
+        (Some(_), Some(_)) => {
+            data.fault("tcti", "device and tcti exclude each other");
+            None
+        }
+    };
+    let keys_dir = data.path("keys_dir").unwrap_or_else(|| data_dir.join("tpm-keys"));
+    let owner_auth_file = data.path("owner_auth_file");
+    let key_auth_file = data.path("key_auth_file");
+    Some(KeyManagerConfig::Tpm { transport: transport?, keys_dir, owner_auth_file, key_auth_file })
+}
+
+fn attestors(plugins: &Block<'_>) -> AttestorConfigs {
+    let mut configs = AttestorConfigs::default();
+    for (name, block, data) in enabled(plugins, "NodeAttestor") {
+        let twice = match name.as_str() {
+            "tpm_quote" => configs.tpm_quote.replace(tpm_quote(&data)).is_some(),
+            "x509pop" => x509pop(&data).is_some_and(|config| configs.x509pop.replace(config).is_some()),
+            "join_token" => std::mem::replace(&mut configs.join_token, true),
+            _ => {
+                block.fault_here("is no node attestor of this server: choose tpm_quote, x509pop or join_token");
+                continue;
+            }
+        };
+        if twice {
+            block.fault_here("is configured twice");
+        }
+        data.finish();
+    }
+    configs
+}
+
+fn tpm_quote(data: &Block<'_>) -> TpmQuoteConfig {
+    let words = [("required", EnrolmentPolicy::Required), ("endorsement", EnrolmentPolicy::Endorsement)];
+    let enrolment = data.one_of("enrolment", &words).unwrap_or(EnrolmentPolicy::Required);
+    let endorsement_ca_path = data.path("endorsement_ca_path");
+    if let Some(path) = &endorsement_ca_path {
+        readable(data, "endorsement_ca_path", path);
+    } else if enrolment == EnrolmentPolicy::Endorsement {
+        data.fault("enrolment", "= \"endorsement\" needs endorsement_ca_path: the manufacturers to trust");
+    }
+    TpmQuoteConfig { endorsement_ca_path, enrolment, pcrs: pcrs(data) }
+}
+
+fn pcrs(data: &Block<'_>) -> Vec<u8> {
+    let Some(texts) = data.string_list("pcrs") else { return (0..=7).collect() };
+    let mut numbers = Vec::new();
+    for text in &texts {
+        match text.parse::<u8>() {
+            Ok(number) if number < 24 => numbers.push(number),
+            _ => data.fault("pcrs", "holds numbers from 0 to 23"),
+        }
+    }
+    numbers.sort_unstable();
+    numbers.dedup();
+    if numbers.is_empty() {
+        data.fault("pcrs", "must name at least one PCR");
+    }
+    numbers
+}
+
+fn x509pop(data: &Block<'_>) -> Option<X509PopConfig> {
+    let words = [("external_pki", false), ("spiffe", true)];
+    let spiffe = data.one_of("mode", &words).unwrap_or(false);
+    let one = data.path("ca_bundle_path");
+    let many = data.string_list("ca_bundle_paths");
+    let svid_prefix = data.string("svid_prefix");
+    let mode = if spiffe {
+        if one.is_some() || many.is_some() {
+            data.fault("mode", "= \"spiffe\" takes no ca_bundle_path: the server's own bundle is used");
+        }
+        X509PopMode::Spiffe { svid_prefix: svid_prefix.unwrap_or_else(|| "/spire-exchange".to_owned()) }
+    } else {
+        if svid_prefix.is_some() {
+            data.fault("svid_prefix", "belongs to mode = \"spiffe\"");
+        }
+        let ca_bundle_paths = match (one, many) {
+            (Some(path), None) => vec![path],
+            (None, Some(paths)) if !paths.is_empty() => paths.into_iter().map(PathBuf::from).collect(),
+            (Some(_), Some(_)) => {
+                data.fault("ca_bundle_paths", "ca_bundle_path and ca_bundle_paths exclude each other");
+                Vec::new()
+            }
+            _ => {
+                data.fault_here("needs ca_bundle_path or ca_bundle_paths: the roots of the nodes' certificates");
+                Vec::new()
+            }
+        };
+        for path in &ca_bundle_paths {
+            readable(data, "ca_bundle_path", path);
+        }
+        X509PopMode::ExternalPki { ca_bundle_paths }
+    };
+    Some(X509PopConfig {
+        mode,
+        agent_path_template: data.string("agent_path_template"),
+        verify_client_ip: data.bool_or("verify_client_ip", false),
+    })
+}
+
+/// Notes a fault when a file that is needed at start cannot be opened.
+fn readable(data: &Block<'_>, key: &str, path: &Path) {
+    if path.as_os_str().is_empty() {
+        return;
+    }
+    if let Err(error) = fs::File::open(path) {
+        data.fault(key, format_args!("cannot be read: {error}"));
+    }
+}
