@@ -129,6 +129,7 @@ impl Audit {
             let text = |status: &Status| clean(status.message());
             info!(
                 target: "audit",
+                {
                 "type" = "audit",
                 request_id = &*record.request_id,
                 method = &*record.method,
@@ -151,6 +152,7 @@ impl Audit {
                 expires_at = value(facts, extra, "expires_at").as_deref(),
                 csr = value(facts, extra, "csr").as_deref(),
                 details,
+                },
                 "API accessed"
             );
         });

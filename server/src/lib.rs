@@ -1,5 +1,9 @@
 //! The Hardroot server.
 
 pub mod attest;
+pub mod audit;
+pub mod authority;
 pub mod authz;
+pub mod config;
 pub mod datastore;
+pub mod endpoints;

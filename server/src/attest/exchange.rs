@@ -16,32 +16,32 @@ use tracing::warn;
 use super::refusal::Refusal;
 
 /// Largest payload or challenge response, in bytes. A TPM's evidence is a few KiB, a long x509pop chain less.
-pub const MAX_PAYLOAD_BYTES: usize = 512 * 1024;
+pub(super) const MAX_PAYLOAD_BYTES: usize = 512 * 1024;
 /// Longest name of an attestor, in bytes.
-pub const MAX_TYPE_BYTES: usize = 64;
+pub(super) const MAX_TYPE_BYTES: usize = 64;
 /// Challenges at most.
-pub const MAX_ROUNDS: usize = 8;
+pub(super) const MAX_ROUNDS: usize = 8;
 /// Time for the whole conversation. A TPM that works hard takes a few seconds.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub(super) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// What opens the conversation.
 #[derive(Debug)]
-pub struct Opening {
+pub(super) struct Opening {
     /// The attestor's name.
-    pub kind: String,
+    pub(super) kind: String,
     /// Its payload.
-    pub payload: Vec<u8>,
+    pub(super) payload: Vec<u8>,
     /// The CSR, DER.
-    pub csr_der: Vec<u8>,
+    pub(super) csr_der: Vec<u8>,
     /// The CSR, read; its own signature need not verify, for only its public key is used.
-    pub csr: Csr,
+    pub(super) csr: Csr,
 }
 
 /// Reads the first message.
 ///
 /// # Errors
 /// `InvalidArgument`: the message is missing, incomplete or too large.
-pub async fn opening<S>(inbound: &mut S) -> Result<Opening, Refusal>
+pub(super) async fn opening<S>(inbound: &mut S) -> Result<Opening, Refusal>
 where
     S: Stream<Item = Result<AttestAgentRequest, Status>> + Unpin + Send,
 {
@@ -95,7 +95,7 @@ fn bounded(payload: &[u8]) -> Result<(), Refusal> {
 ///
 /// # Errors
 /// Anything that means "not trusted".
-pub async fn judge<S>(
+pub(super) async fn judge<S>(
     attestor: &dyn ServerAttestor,
     trust_domain: &TrustDomain,
     peer: Option<IpAddr>,

@@ -8,51 +8,51 @@ use tonic::{Code, Status};
 
 /// A refusal: a stable slug for the audit log, a status for the peer, a detail for the log alone.
 #[derive(Debug)]
-pub struct Refusal {
+pub(super) struct Refusal {
     /// Stable slug, such as `quote_nonce_mismatch`.
-    pub reason: &'static str,
+    pub(super) reason: &'static str,
     /// What the peer is told.
-    pub status: Status,
+    pub(super) status: Status,
     /// What only the audit log is told.
-    pub detail: Option<String>,
+    pub(super) detail: Option<String>,
 }
 
 impl Refusal {
     /// The peer's bytes are not what the protocol asks for.
     #[must_use]
-    pub fn malformed(reason: &'static str, message: &str) -> Self {
+    pub(super) fn malformed(reason: &'static str, message: &str) -> Self {
         Self { reason, status: Status::invalid_argument(message), detail: None }
     }
 
     /// The evidence was understood and does not hold. The peer learns the slug, not the detail.
     #[must_use]
-    pub fn rejected(reason: &'static str, detail: String) -> Self {
+    pub(super) fn rejected(reason: &'static str, detail: String) -> Self {
         let message = format!("attestation refused: {reason}; the server's log tells more");
         Self { reason, status: Status::permission_denied(message), detail: Some(detail) }
     }
 
     /// The node is banned.
     #[must_use]
-    pub fn banned() -> Self {
+    pub(super) fn banned() -> Self {
         let status = permission_denied(Reason::AgentBanned, "failed to attest: agent is banned");
         Self { reason: "agent_banned", status, detail: None }
     }
 
     /// Our own side failed; the peer may try again.
     #[must_use]
-    pub fn ours(reason: &'static str, message: &'static str, cause: &(dyn Error + 'static)) -> Self {
+    pub(super) fn ours(reason: &'static str, message: &'static str, cause: &(dyn Error + 'static)) -> Self {
         Self { reason, status: Status::unavailable(message), detail: Some(chain(cause)) }
     }
 
     /// Our own side is wrong; trying again does not help.
     #[must_use]
-    pub fn internal(reason: &'static str, message: &'static str, detail: String) -> Self {
+    pub(super) fn internal(reason: &'static str, message: &'static str, detail: String) -> Self {
         Self { reason, status: Status::internal(message), detail: Some(detail) }
     }
 
     /// No attestor of that name.
     #[must_use]
-    pub fn no_attestor(kind: &str) -> Self {
+    pub(super) fn no_attestor(kind: &str) -> Self {
         let message = format!(
             "could not find node attestor type \"{}\"; name it in the server's plugins block",
             kind.escape_default()
@@ -62,21 +62,21 @@ impl Refusal {
 
     /// The conversation took too long.
     #[must_use]
-    pub fn late(seconds: u64) -> Self {
+    pub(super) fn late(seconds: u64) -> Self {
         let message = format!("the attestation was not finished within {seconds} s");
         Self { reason: "deadline_exceeded", status: Status::deadline_exceeded(message), detail: None }
     }
 
     /// Too many conversations at once.
     #[must_use]
-    pub fn busy() -> Self {
+    pub(super) fn busy() -> Self {
         let status = Status::resource_exhausted("too many attestations are under way; try again");
         Self { reason: "too_many_attestations", status, detail: None }
     }
 
     /// The stream broke.
     #[must_use]
-    pub fn broken(status: &Status) -> Self {
+    pub(super) fn broken(status: &Status) -> Self {
         // A message that is too large or no protobuf comes this way too: those are the peer's fault.
         let status = match status.code() {
             Code::OutOfRange | Code::InvalidArgument | Code::ResourceExhausted => status.clone(),
@@ -87,7 +87,7 @@ impl Refusal {
 
     /// The peer went away.
     #[must_use]
-    pub fn gone() -> Self {
+    pub(super) fn gone() -> Self {
         Self { reason: "peer_gone", status: Status::cancelled("the agent went away"), detail: None }
     }
 }

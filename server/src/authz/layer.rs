@@ -106,7 +106,10 @@ where
                 }
                 Ok(rule) => {
                     let response = inner.call(request).await?;
-                    finish(&gate, &path, rule, &record, &response).await;
+                    // A handler's refusal is in the headers; a stream's comes later, and is recorded by its
+                    // handler.
+                    let status = Status::from_header_map(response.headers());
+                    finish(&gate, &path, rule, &record, status).await;
                     Ok(response)
                 }
             }
@@ -151,10 +154,8 @@ fn caller_address(caller: &Caller) -> Option<std::net::IpAddr> {
     caller.addr().map(|address| address.ip())
 }
 
-async fn finish(gate: &Gate, path: &str, rule: Rule, record: &Record, response: &Response<Body>) {
-    // A handler's refusal is in the headers; a stream's comes later and is recorded by its handler.
-    let status = Status::from_header_map(response.headers());
-    let failed = status.as_ref().filter(|status| status.code() != Code::Ok);
+async fn finish(gate: &Gate, path: &str, rule: Rule, record: &Record, status: Option<Status>) {
+    let failed = status.filter(|status| status.code() != Code::Ok);
     if rule.changes_bundles
         && failed.is_none()
         && let Err(error) = gate.bundles.refresh().await
@@ -162,7 +163,7 @@ async fn finish(gate: &Gate, path: &str, rule: Rule, record: &Record, response: 
         error!(error = &error as &dyn std::error::Error, "bundles could not be read again after a change");
     }
     match failed {
-        Some(status) => gate.audit.refused(record, status),
+        Some(status) => gate.audit.refused(record, &status),
         None if is_audited(path) => gate.audit.done(record),
         None => {}
     }
