@@ -18,7 +18,7 @@ use super::signer::{IssueError, Issued, Signer};
 use super::slots::{SlotId, unix_seconds};
 
 /// Prefix of the server's TLS keys: `server-svid-A`, `server-svid-B`.
-pub const SERVER_SVID_KEYS: &str = "server-svid";
+pub(super) const SERVER_SVID_KEYS: &str = "server-svid";
 
 /// Why the server has no SVID, or keeps the old one.
 #[derive(Debug, thiserror::Error)]

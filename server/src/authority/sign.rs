@@ -8,7 +8,7 @@ use hardroot_hsm_keymanager::{
 use hardroot_identity::{CannotIssue, TbsCertificate};
 
 /// How long one signature may take, waiting for a session included.
-pub const SIGN_DEADLINE: Duration = Duration::from_secs(30);
+pub(super) const SIGN_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Why there is no signature.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +45,7 @@ pub enum SignError {
 
 /// The scheme and hash that go with a key type in certificates (as in SPIRE).
 #[must_use]
-pub fn scheme_of(kind: KeyType) -> (SignatureScheme, HashAlgorithm) {
+pub(super) fn scheme_of(kind: KeyType) -> (SignatureScheme, HashAlgorithm) {
     match kind {
         KeyType::EcP256 => (SignatureScheme::Ecdsa, HashAlgorithm::Sha256),
         KeyType::EcP384 => (SignatureScheme::Ecdsa, HashAlgorithm::Sha384),
@@ -58,7 +58,7 @@ pub fn scheme_of(kind: KeyType) -> (SignatureScheme, HashAlgorithm) {
 ///
 /// # Errors
 /// [`SignError`].
-pub async fn sign_certificate(
+pub(super) async fn sign_certificate(
     keys: &dyn KeyManager,
     key: &KeyId,
     public: &PublicKey,

@@ -18,7 +18,7 @@ const MOST_ADDRESSES: usize = 65_536;
 
 /// Calls per second and address, and burst, for each kind of limit.
 #[must_use]
-pub fn rate_of(limit: Limit) -> Option<u32> {
+fn rate_of(limit: Limit) -> Option<u32> {
     match limit {
         Limit::None => None,
         Limit::Attestation => Some(1),
