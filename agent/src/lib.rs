@@ -1,1 +1,3 @@
 //! The Hardroot agent: attestation, sync, caches, the Workload API and commands.
+
+pub mod config;
