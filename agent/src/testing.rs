@@ -57,3 +57,109 @@ impl KeyManager for CountingKeys {
         self.inner.destroy(id).await
     }
 }
+
+/// A certificate authority of a trust domain, for tests.
+pub(crate) struct TestCa {
+    key: aws_lc_rs::signature::EcdsaKeyPair,
+    der: Vec<u8>,
+    trust_domain: hardroot_identity::TrustDomain,
+    now: std::time::SystemTime,
+}
+
+impl TestCa {
+    pub(crate) fn new(trust_domain: &hardroot_identity::TrustDomain) -> Self {
+        // 2026-01-01
+        Self::at(trust_domain, std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_767_225_600))
+    }
+
+    pub(crate) fn at(trust_domain: &hardroot_identity::TrustDomain, now: std::time::SystemTime) -> Self {
+        use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
+        use hardroot_identity::{DistinguishedName, Template};
+
+        let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap();
+        let subject = DistinguishedName::default_ca();
+        let spki = spki(&key);
+        let day = std::time::Duration::from_secs(86_400 * 365);
+        let template = Template::SelfSignedCa { subject: &subject };
+        let der = sign(&key, template, &trust_domain.id(), &spki, now, day, None);
+        Self { key, der, trust_domain: trust_domain.clone(), now }
+    }
+
+    pub(crate) fn now(&self) -> std::time::SystemTime {
+        self.now
+    }
+
+    pub(crate) fn bundle(&self) -> hardroot_identity::Bundle {
+        let mut bundle = hardroot_identity::Bundle::new(self.trust_domain.clone());
+        bundle.sequence_number = 1;
+        bundle.x509_authorities =
+            vec![hardroot_identity::X509Authority { der: self.der.clone(), tainted: false }];
+        bundle
+    }
+
+    pub(crate) fn agent(
+        &self,
+        id: &hardroot_identity::SpiffeId,
+        spki_der: &[u8],
+        ttl: std::time::Duration,
+    ) -> Vec<Vec<u8>> {
+        self.agent_at(id, spki_der, self.now, ttl)
+    }
+
+    pub(crate) fn agent_at(
+        &self,
+        id: &hardroot_identity::SpiffeId,
+        spki_der: &[u8],
+        now: std::time::SystemTime,
+        ttl: std::time::Duration,
+    ) -> Vec<Vec<u8>> {
+        let issuer = hardroot_identity::Issuer::from_certificate(&self.der).unwrap();
+        vec![sign(&self.key, hardroot_identity::Template::Agent, id, spki_der, now, ttl, Some(&issuer))]
+    }
+
+    pub(crate) fn workload(
+        &self,
+        id: &hardroot_identity::SpiffeId,
+        spki_der: &[u8],
+        ttl: std::time::Duration,
+    ) -> Vec<Vec<u8>> {
+        self.workload_at(id, spki_der, self.now, ttl)
+    }
+
+    pub(crate) fn workload_at(
+        &self,
+        id: &hardroot_identity::SpiffeId,
+        spki_der: &[u8],
+        now: std::time::SystemTime,
+        ttl: std::time::Duration,
+    ) -> Vec<Vec<u8>> {
+        let issuer = hardroot_identity::Issuer::from_certificate(&self.der).unwrap();
+        let template = hardroot_identity::Template::Workload { dns_names: &[] };
+        vec![sign(&self.key, template, id, spki_der, now, ttl, Some(&issuer))]
+    }
+}
+
+fn spki(key: &aws_lc_rs::signature::EcdsaKeyPair) -> Vec<u8> {
+    use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
+    use aws_lc_rs::signature::KeyPair;
+    let der: PublicKeyX509Der<'_> = key.public_key().as_der().unwrap();
+    der.as_ref().to_vec()
+}
+
+fn sign(
+    key: &aws_lc_rs::signature::EcdsaKeyPair,
+    template: hardroot_identity::Template<'_>,
+    id: &hardroot_identity::SpiffeId,
+    spki_der: &[u8],
+    now: std::time::SystemTime,
+    ttl: std::time::Duration,
+    issuer: Option<&hardroot_identity::Issuer>,
+) -> Vec<u8> {
+    static SERIAL: AtomicUsize = AtomicUsize::new(1);
+    let serial = (SERIAL.fetch_add(1, Ordering::SeqCst) as u128).to_be_bytes();
+    let algorithm = hardroot_identity::SignatureAlgorithm::EcdsaSha256;
+    let tbs =
+        hardroot_identity::certificate(template, id, spki_der, serial, now, ttl, issuer, algorithm).unwrap();
+    let signature = key.sign(&aws_lc_rs::rand::SystemRandom::new(), tbs.to_be_signed()).unwrap();
+    tbs.assemble(signature.as_ref()).unwrap()
+}

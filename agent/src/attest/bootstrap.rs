@@ -48,7 +48,11 @@ pub enum BootstrapError {
 ///
 /// # Errors
 /// See [`BootstrapError`].
-pub fn load_bundle(path: &Path, format: BundleFormat, trust_domain: &TrustDomain) -> Result<Bundle, BootstrapError> {
+pub fn load_bundle(
+    path: &Path,
+    format: BundleFormat,
+    trust_domain: &TrustDomain,
+) -> Result<Bundle, BootstrapError> {
     use std::io::Read as _;
 
     let failed = |cause| BootstrapError::Read { path: path.to_owned(), cause };
@@ -62,7 +66,8 @@ pub fn load_bundle(path: &Path, format: BundleFormat, trust_domain: &TrustDomain
         BundleFormat::Pem => (Bundle::from_pem(trust_domain.clone(), &bytes), "pem"),
         BundleFormat::Spiffe => (Bundle::from_jwks(trust_domain.clone(), &bytes), "spiffe"),
     };
-    let bundle = read.map_err(|cause| BootstrapError::Format { path: path.to_owned(), format: name, cause })?;
+    let bundle =
+        read.map_err(|cause| BootstrapError::Format { path: path.to_owned(), format: name, cause })?;
     if bundle.x509_authorities.is_empty() {
         return Err(BootstrapError::Empty { path: path.to_owned() });
     }
@@ -86,7 +91,10 @@ mod tests {
         };
         let pem = bundle.x509_pem();
         let jwks = bundle.to_jwks();
-        assert_eq!(load(pem.as_bytes(), BundleFormat::Pem).unwrap().x509_authorities, bundle.x509_authorities);
+        assert_eq!(
+            load(pem.as_bytes(), BundleFormat::Pem).unwrap().x509_authorities,
+            bundle.x509_authorities
+        );
         assert_eq!(load(&jwks, BundleFormat::Spiffe).unwrap().x509_authorities, bundle.x509_authorities);
         assert!(matches!(load(pem.as_bytes(), BundleFormat::Spiffe), Err(BootstrapError::Format { .. })));
         assert!(load(&jwks, BundleFormat::Pem).is_err());

@@ -70,17 +70,29 @@ mod tests {
         let id: SpiffeId = "spiffe://example.org/spire/agent/join_token/x".parse().unwrap();
         let good = ca.agent(&id, &ours, hour);
         assert_eq!(check_agent_svid(&good, &ours, &ca.bundle(), ca.now()).unwrap().id, id);
-        assert!(matches!(check_agent_svid(&good, &theirs, &ca.bundle(), ca.now()), Err(BadAgentSvid::OtherKey)));
+        assert!(matches!(
+            check_agent_svid(&good, &theirs, &ca.bundle(), ca.now()),
+            Err(BadAgentSvid::OtherKey)
+        ));
         for wrong in [ca.now() + hour, ca.now() - hour] {
-            assert!(matches!(check_agent_svid(&good, &ours, &ca.bundle(), wrong), Err(BadAgentSvid::Clock(_))));
+            assert!(matches!(
+                check_agent_svid(&good, &ours, &ca.bundle(), wrong),
+                Err(BadAgentSvid::Clock(_))
+            ));
         }
         let stranger = TestCa::new(&td).agent(&id, &ours, hour);
-        assert!(matches!(check_agent_svid(&stranger, &ours, &ca.bundle(), ca.now()), Err(BadAgentSvid::Svid(_))));
+        assert!(matches!(
+            check_agent_svid(&stranger, &ours, &ca.bundle(), ca.now()),
+            Err(BadAgentSvid::Svid(_))
+        ));
         let other_td = TestCa::new(&TrustDomain::new("evil.org").unwrap());
         let foreign = other_td.agent(&"spiffe://evil.org/spire/agent/x".parse().unwrap(), &ours, hour);
         assert!(check_agent_svid(&foreign, &ours, &ca.bundle(), ca.now()).is_err());
         let server = ca.agent(&"spiffe://example.org/spire/server".parse().unwrap(), &ours, hour);
-        assert!(matches!(check_agent_svid(&server, &ours, &ca.bundle(), ca.now()), Err(BadAgentSvid::NoAgent { .. })));
+        assert!(matches!(
+            check_agent_svid(&server, &ours, &ca.bundle(), ca.now()),
+            Err(BadAgentSvid::NoAgent { .. })
+        ));
         assert!(check_agent_svid(&[], &ours, &ca.bundle(), ca.now()).is_err());
     }
 }

@@ -5,8 +5,12 @@
 
 use std::sync::Arc;
 
-use hardroot_hsm_keymanager::{Digest, HashAlgorithm, KeyError, KeyId, KeyManager, KeyType, PublicKey, SignatureScheme};
-use hardroot_identity::{BadPublicKey, Csr, DistinguishedName, SignatureAlgorithm, assemble_csr, csr_to_be_signed};
+use hardroot_hsm_keymanager::{
+    Digest, HashAlgorithm, KeyError, KeyId, KeyManager, KeyType, PublicKey, SignatureScheme,
+};
+use hardroot_identity::{
+    BadPublicKey, Csr, DistinguishedName, SignatureAlgorithm, assemble_csr, csr_to_be_signed,
+};
 
 /// The key ids the agent's key alternates between.
 const SLOTS: [&str; 2] = ["agent-svid-A", "agent-svid-B"];

@@ -185,8 +185,14 @@ mod tests {
     #[test]
     fn a_good_entry_is_sorted_and_unique() {
         let entry = AuthorizedEntry::from_wire(wire(), &td()).unwrap();
-        assert_eq!(entry.selectors.iter().map(ToString::to_string).collect::<Vec<_>>(), ["unix:gid:1", "unix:uid:1"]);
-        assert_eq!(entry.federates_with.iter().map(TrustDomain::as_str).collect::<Vec<_>>(), ["a.org", "b.org"]);
+        assert_eq!(
+            entry.selectors.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["unix:gid:1", "unix:uid:1"]
+        );
+        assert_eq!(
+            entry.federates_with.iter().map(TrustDomain::as_str).collect::<Vec<_>>(),
+            ["a.org", "b.org"]
+        );
         assert!(entry.prefetch && !entry.store_svid);
         assert_eq!((entry.revision, entry.created_at), (3, 9));
     }

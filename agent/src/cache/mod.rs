@@ -133,7 +133,11 @@ impl Cache {
         let now = self.now();
         let mut inner = self.lock();
         let same = inner.bundles.len() == bundles.len()
-            && inner.bundles.iter().zip(&bundles).all(|((a, x), (b, y))| a == b && (Arc::ptr_eq(x, y) || x == y));
+            && inner
+                .bundles
+                .iter()
+                .zip(&bundles)
+                .all(|((a, x), (b, y))| a == b && (Arc::ptr_eq(x, y) || x == y));
         if same {
             return;
         }
@@ -193,10 +197,17 @@ impl Cache {
                 (false, false) => {}
             }
         }
-        room = room.saturating_sub(waiting.len());
+        // Somebody who waits shall not wait for what is only fetched ahead.
+        room = if waiting.is_empty() { room } else { 0 };
         ahead.sort_by_key(|r| std::cmp::Reverse(r.last_used));
         let wanted = |r: &Record| Wanted { entry: Arc::clone(&r.entry) };
-        waiting.into_iter().chain(renewals).chain(ahead.into_iter().take(room)).take(at_most).map(wanted).collect()
+        waiting
+            .into_iter()
+            .chain(renewals)
+            .chain(ahead.into_iter().take(room))
+            .take(at_most)
+            .map(wanted)
+            .collect()
     }
 
     /// Takes a new SVID for the entry as it was wanted, to be replaced from `refresh_at` on. It is dropped when
@@ -250,10 +261,17 @@ impl Cache {
         }
     }
 
+    fn wake_if_waiting(&self, availability: &Availability) {
+        if matches!(availability, Availability::Pending) {
+            self.demand.notify_one();
+        }
+    }
+
     fn publish(&self, inner: &mut Inner) {
         let now = self.now();
         inner.subscriptions.retain(|_, sender| sender.receiver_count() > 0);
-        let sets: Vec<_> = inner.subscriptions.iter().map(|(set, tx)| (Arc::clone(set), tx.clone())).collect();
+        let sets: Vec<_> =
+            inner.subscriptions.iter().map(|(set, tx)| (Arc::clone(set), tx.clone())).collect();
         for (set, sender) in sets {
             let fresh = inner.availability(&set, &self.trust_domain, now, &sender.borrow());
             replace_if_other(&sender, fresh);
@@ -268,14 +286,15 @@ impl IdentitySource for Cache {
         let now = self.now();
         let mut inner = self.lock();
         inner.touch(&selectors);
-        self.demand.notify_one();
         if let Some(sender) = inner.subscriptions.get(selectors.as_slice()).cloned() {
             // Nobody may have listened for a while, and then nobody was told.
             let fresh = inner.availability(&selectors, &self.trust_domain, now, &sender.borrow());
+            self.wake_if_waiting(&fresh);
             replace_if_other(&sender, fresh);
             return sender.subscribe();
         }
         let fresh = inner.availability(&selectors, &self.trust_domain, now, &Availability::Starting);
+        self.wake_if_waiting(&fresh);
         let (sender, receiver) = watch::channel(fresh);
         // Sets nobody listens to any more are dropped here, so that churn alone cannot fill the map.
         if inner.subscriptions.len() >= 64 {
@@ -335,7 +354,8 @@ impl Inner {
         if !self.ready {
             return Availability::Starting;
         }
-        let records: Vec<&Record> = self.table.matching(selectors).iter().filter_map(|id| self.table.get(id)).collect();
+        let records: Vec<&Record> =
+            self.table.matching(selectors).iter().filter_map(|id| self.table.get(id)).collect();
         if records.is_empty() {
             return Availability::None;
         }

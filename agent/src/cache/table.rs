@@ -40,7 +40,8 @@ impl Record {
 
     /// Whether a new SVID is needed now.
     pub(super) fn is_due(&self, now: SystemTime, instant: Instant) -> bool {
-        let due = self.held.as_ref().is_none_or(|h| h.outdated || h.refresh_at <= now || h.svid.not_after <= now);
+        let due =
+            self.held.as_ref().is_none_or(|h| h.outdated || h.refresh_at <= now || h.svid.not_after <= now);
         due && self.retry_at.is_none_or(|at| at <= instant)
     }
 }

@@ -116,7 +116,13 @@ fn identities_are_sorted_by_entry_id_and_hints_are_unique() {
         ..entry(id, &format!("/{id}"), &["unix:uid:1"])
     };
     rig.cache.apply(changes(
-        vec![hinted("c", 5, "x"), hinted("a", 9, "x"), hinted("b", 5, "x"), hinted("d", 1, ""), hinted("e", 1, "")],
+        vec![
+            hinted("c", 5, "x"),
+            hinted("a", 9, "x"),
+            hinted("b", 5, "x"),
+            hinted("d", 1, ""),
+            hinted("e", 1, ""),
+        ],
         &[],
     ));
     rig.fill();
@@ -137,16 +143,19 @@ fn a_new_revision_is_served_until_replaced_and_a_new_name_never() {
     rig.fill();
     assert!(stream.has_changed().unwrap());
     stream.borrow_and_update();
-    rig.cache.apply(changes(vec![AuthorizedEntry { revision: 2, ..entry("e1", "/b", &["unix:uid:1"]) }], &[]));
+    rig.cache
+        .apply(changes(vec![AuthorizedEntry { revision: 2, ..entry("e1", "/b", &["unix:uid:1"]) }], &[]));
     assert!(matches!(*stream.borrow_and_update(), Availability::Pending), "the old SVID says another name");
 }
 
 #[test]
 fn an_svid_for_an_entry_that_changed_meanwhile_is_dropped_or_replaced() {
     let rig = rig(10);
-    rig.cache.apply(changes(vec![entry("e1", "/a", &["unix:uid:1"]), entry("e2", "/x", &["unix:uid:1"])], &[]));
+    rig.cache
+        .apply(changes(vec![entry("e1", "/a", &["unix:uid:1"]), entry("e2", "/x", &["unix:uid:1"])], &[]));
     let wanted = rig.cache.wanted(9);
-    rig.cache.apply(changes(vec![AuthorizedEntry { revision: 1, ..entry("e1", "/b", &["unix:uid:1"]) }], &[]));
+    rig.cache
+        .apply(changes(vec![AuthorizedEntry { revision: 1, ..entry("e1", "/b", &["unix:uid:1"]) }], &[]));
     for wish in &wanted {
         rig.give(wish, 2000);
     }
@@ -159,7 +168,10 @@ fn an_svid_for_an_entry_that_changed_meanwhile_is_dropped_or_replaced() {
 #[test]
 fn staleness_looks_at_revision_and_creation() {
     let rig = rig(10);
-    rig.cache.apply(changes(vec![AuthorizedEntry { revision: 3, created_at: 7, ..entry("e1", "/a", &["u:1"]) }], &[]));
+    rig.cache.apply(changes(
+        vec![AuthorizedEntry { revision: 3, created_at: 7, ..entry("e1", "/a", &["u:1"]) }],
+        &[],
+    ));
     let version = |id: &str, revision, created_at| EntryVersion { id: id.into(), revision, created_at };
     assert!(rig.cache.stale(&[version("e1", 3, 7)]).is_empty());
     assert!(rig.cache.stale(&[version("e1", 3, 0)]).is_empty(), "0: the server does not say");
@@ -196,7 +208,8 @@ fn svids_are_renewed_from_their_refresh_time_on() {
 #[tokio::test(start_paused = true)]
 async fn a_refused_entry_is_retried_later_and_later_and_starves_nobody() {
     let rig = rig(10);
-    rig.cache.apply(changes(vec![entry("bad", "/a", &["unix:uid:1"]), entry("good", "/b", &["unix:uid:1"])], &[]));
+    rig.cache
+        .apply(changes(vec![entry("bad", "/a", &["unix:uid:1"]), entry("good", "/b", &["unix:uid:1"])], &[]));
     let stream = rig.cache.subscribe(selectors(&["unix:uid:1"]));
     let wanted = rig.cache.wanted(9);
     rig.give(&wanted[1], 2000);
@@ -220,7 +233,8 @@ async fn a_refused_entry_is_retried_later_and_later_and_starves_nobody() {
 #[test]
 fn the_limit_yields_to_subscribers_only() {
     let rig = rig(2);
-    let many = (0..5).map(|n| entry(&format!("e{n}"), &format!("/{n}"), &[&format!("unix:uid:{n}")])).collect();
+    let many =
+        (0..5).map(|n| entry(&format!("e{n}"), &format!("/{n}"), &[&format!("unix:uid:{n}")])).collect();
     rig.cache.apply(changes(many, &[]));
     assert_eq!(rig.fill(), ["e0", "e1"], "no more than the limit is fetched ahead");
     let _streams: Vec<_> =
@@ -236,7 +250,8 @@ fn the_limit_yields_to_subscribers_only() {
 #[test]
 fn no_prefetch_means_only_on_demand() {
     let rig = rig(10);
-    rig.cache.apply(changes(vec![AuthorizedEntry { prefetch: false, ..entry("e1", "/a", &["unix:uid:1"]) }], &[]));
+    rig.cache
+        .apply(changes(vec![AuthorizedEntry { prefetch: false, ..entry("e1", "/a", &["unix:uid:1"]) }], &[]));
     assert!(rig.cache.wanted(9).is_empty());
     let _stream = rig.cache.subscribe(selectors(&["unix:uid:1"]));
     assert_eq!(rig.fill(), ["e1"]);
@@ -252,7 +267,8 @@ fn bundles_are_the_own_one_and_those_federated_with() {
         (td.clone(), Arc::new(bundle))
     };
     rig.cache.set_bundles([bundle(&td(), 1), bundle(&a, 1), bundle(&b, 1)].into());
-    let federating = AuthorizedEntry { federates_with: vec![a.clone()], ..entry("e1", "/a", &["unix:uid:1"]) };
+    let federating =
+        AuthorizedEntry { federates_with: vec![a.clone()], ..entry("e1", "/a", &["unix:uid:1"]) };
     rig.cache.apply(changes(vec![federating], &[]));
     assert_eq!(rig.cache.federated().into_iter().collect::<Vec<_>>(), [a.clone()]);
     rig.fill();
@@ -286,7 +302,10 @@ fn svids_of_an_authority_that_left_the_bundle_are_replaced() {
 #[test]
 fn entries_meant_for_a_store_are_not_served() {
     let rig = rig(10);
-    rig.cache.apply(changes(vec![AuthorizedEntry { store_svid: true, ..entry("e1", "/a", &["unix:uid:1"]) }], &[]));
+    rig.cache.apply(changes(
+        vec![AuthorizedEntry { store_svid: true, ..entry("e1", "/a", &["unix:uid:1"]) }],
+        &[],
+    ));
     assert!(matches!(*rig.cache.subscribe(selectors(&["unix:uid:1"])).borrow(), Availability::None));
 }
 

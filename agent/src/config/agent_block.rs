@@ -10,19 +10,11 @@ use zeroize::Zeroizing;
 
 use super::plugins::Plugins;
 use super::{
-    AgentConfig, Bootstrap, BundleFormat, DEFAULT_CACHE_SIZE, DEFAULT_SOCKET_PATH, DEFAULT_SYNC_INTERVAL, JoinToken,
-    LogConfig, LogLevel, Overrides, TpmConfig,
+    AgentConfig, Bootstrap, BundleFormat, DEFAULT_CACHE_SIZE, DEFAULT_SOCKET_PATH, DEFAULT_SYNC_INTERVAL,
+    JoinToken, LogConfig, Overrides, TpmConfig,
 };
 
 const FORMATS: &[(&str, BundleFormat)] = &[("pem", BundleFormat::Pem), ("spiffe", BundleFormat::Spiffe)];
-const LEVELS: &[(&str, LogLevel)] = &[
-    ("error", LogLevel::Error),
-    ("warn", LogLevel::Warn),
-    ("warning", LogLevel::Warn),
-    ("info", LogLevel::Info),
-    ("debug", LogLevel::Debug),
-    ("trace", LogLevel::Trace),
-];
 const WORKLOAD_KEYS: &[(&str, KeyType)] =
     &[("ec-p256", KeyType::EcP256), ("ec-p384", KeyType::EcP384), ("rsa-2048", KeyType::Rsa2048)];
 /// Shortest `experimental.sync_interval`: shorter ones load the server and gain nothing.
@@ -36,7 +28,10 @@ const UNSUPPORTED: &[(&str, &str)] = &[
     ("authorized_delegates", "this agent has no Delegated Identity API; remove it"),
     ("allowed_foreign_jwt_claims", "this agent issues and validates no JWT-SVIDs; remove it"),
     ("jwt_svid_cache_max_size", "this agent issues and validates no JWT-SVIDs; remove it"),
-    ("availability_target", "SVIDs are renewed at half of their lifetime; set the lifetime at the server (agent_ttl)"),
+    (
+        "availability_target",
+        "SVIDs are renewed at half of their lifetime; set the lifetime at the server (agent_ttl)",
+    ),
     ("log_selectors", "selectors are logged at level debug"),
     ("log_source_location", "log lines carry their module as `target`"),
     ("profiling_enabled", "profile with the system's tools"),
@@ -121,7 +116,9 @@ pub(super) fn decode(agent: &Block<'_>, given: &Overrides) -> Decoded {
         socket_path: socket_path(agent, given),
         bootstrap: bootstrap(agent, given),
         join_token: join_token(agent, given),
-        workload_key_type: agent.one_of("workload_x509_svid_key_type", WORKLOAD_KEYS).unwrap_or(KeyType::EcP256),
+        workload_key_type: agent
+            .one_of("workload_x509_svid_key_type", WORKLOAD_KEYS)
+            .unwrap_or(KeyType::EcP256),
         cache_size: cache_size(agent),
         sync_interval: sync_interval(&experimental),
         allow_unauthenticated_verifiers: agent.bool_or("allow_unauthenticated_verifiers", false)
@@ -137,10 +134,14 @@ pub(super) fn decode(agent: &Block<'_>, given: &Overrides) -> Decoded {
 /// Options of SPIRE whose harmless settings are taken, so that a file need not be changed for them.
 fn refuse_where_it_matters(agent: &Block<'_>) {
     if agent.bool_or("disable_workload_api", false) {
-        agent.fault("disable_workload_api", "an agent without the Workload API serves nobody; remove the option");
+        agent.fault(
+            "disable_workload_api",
+            "an agent without the Workload API serves nobody; remove the option",
+        );
     }
     if !agent.bool_or("disable_sds_api", true) {
-        agent.fault("disable_sds_api", "this agent has no Envoy SDS API; remove the option or set it to true");
+        agent
+            .fault("disable_sds_api", "this agent has no Envoy SDS API; remove the option or set it to true");
     }
     if let Some(mode) = agent.string("rebootstrap_mode")
         && mode != "never"
@@ -228,7 +229,10 @@ fn bootstrap(agent: &Block<'_>, given: &Overrides) -> Option<Bootstrap> {
         (Some(path), false) => Some(Bootstrap::Bundle { path, format: format.unwrap_or(BundleFormat::Pem) }),
         (None, true) => Some(Bootstrap::Insecure),
         (Some(_), true) => {
-            agent.fault("insecure_bootstrap", "cannot be set together with trust_bundle_path: it would make it void");
+            agent.fault(
+                "insecure_bootstrap",
+                "cannot be set together with trust_bundle_path: it would make it void",
+            );
             None
         }
         (None, false) => {
@@ -245,7 +249,8 @@ fn bootstrap(agent: &Block<'_>, given: &Overrides) -> Option<Bootstrap> {
 }
 
 fn join_token(agent: &Block<'_>, given: &Overrides) -> Option<JoinToken> {
-    let value = given.join_token.clone().or_else(|| agent.secret("join_token")).filter(|token| !token.is_empty());
+    let value =
+        given.join_token.clone().or_else(|| agent.secret("join_token")).filter(|token| !token.is_empty());
     agent.ignore("join_token");
     let in_file = agent.path("join_token_file");
     let file = given.join_token_file.clone().map(PathBuf::from).or(in_file);
@@ -275,7 +280,8 @@ fn sync_interval(experimental: &Block<'_>) -> Duration {
         experimental.unsupported(key, why);
     }
     if !experimental.bool_or("use_sync_authorized_entries", true) {
-        experimental.fault("use_sync_authorized_entries", "this agent always uses SyncAuthorizedEntries; remove it");
+        experimental
+            .fault("use_sync_authorized_entries", "this agent always uses SyncAuthorizedEntries; remove it");
     }
     let interval = experimental.duration("sync_interval").unwrap_or(DEFAULT_SYNC_INTERVAL);
     if !(MIN_SYNC_INTERVAL..=MAX_SYNC_INTERVAL).contains(&interval) {
@@ -313,28 +319,21 @@ fn log(agent: &Block<'_>, given: &Overrides) -> LogConfig {
     let level = match &given.log_level {
         Some(name) => {
             agent.ignore("log_level");
-            let found = LEVELS.iter().find(|(word, _)| word.eq_ignore_ascii_case(name)).map(|(_, level)| *level);
-            if found.is_none() {
-                agent.fault_here("-logLevel must be one of `error`, `warn`, `info`, `debug`, `trace`");
-            }
-            found
+            name.parse().map_err(|why: String| agent.fault_here(format_args!("-logLevel: {why}"))).ok()
         }
-        None => agent.one_of("log_level", LEVELS),
+        None => agent.parsed("log_level"),
     };
-    let json = match &given.log_format {
+    let format = match &given.log_format {
         Some(name) => {
             agent.ignore("log_format");
-            if name != "text" && name != "json" {
-                agent.fault_here("-logFormat must be one of `text`, `json`");
-            }
-            name == "json"
+            name.parse().map_err(|why: String| agent.fault_here(format_args!("-logFormat: {why}"))).ok()
         }
-        None => agent.one_of("log_format", &[("text", false), ("json", true)]).unwrap_or(false),
+        None => agent.parsed("log_format"),
     };
     let in_file = agent.path("log_file");
     LogConfig {
         file: given.log_file.clone().map(PathBuf::from).or(in_file),
-        level: level.unwrap_or(LogLevel::Info),
-        json,
+        level: level.unwrap_or_default(),
+        format: format.unwrap_or_default(),
     }
 }

@@ -17,7 +17,10 @@ use std::time::Duration;
 use hardroot_config::{Decoder, Document, Faults, LoadError};
 use hardroot_hsm_keymanager::KeyType;
 use hardroot_identity::TrustDomain;
-pub use plugins::{KeyManagerConfig, NodeAttestorConfig, Pkcs11Config, TokenName, UnixConfig, X509PopConfig, X509PopKey};
+use hardroot_runtime::logs::{LogFormat, LogLevel};
+pub use plugins::{
+    KeyManagerConfig, NodeAttestorConfig, Pkcs11Config, TokenName, UnixConfig, X509PopConfig, X509PopKey,
+};
 use zeroize::Zeroizing;
 
 /// Where SPIRE's agent has its socket, and ours too.
@@ -129,31 +132,6 @@ pub struct TpmConfig {
     pub endorsement_auth_file: Option<PathBuf>,
 }
 
-/// How loud the log is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names say it")]
-pub enum LogLevel {
-    Error,
-    Warn,
-    Info,
-    Debug,
-    Trace,
-}
-
-impl LogLevel {
-    /// The name that the log filter understands.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Error => "error",
-            Self::Warn => "warn",
-            Self::Info => "info",
-            Self::Debug => "debug",
-            Self::Trace => "trace",
-        }
-    }
-}
-
 /// Logging.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogConfig {
@@ -161,8 +139,8 @@ pub struct LogConfig {
     pub file: Option<PathBuf>,
     /// How loud.
     pub level: LogLevel,
-    /// One JSON object a line rather than text.
-    pub json: bool,
+    /// Text or JSON.
+    pub format: LogFormat,
 }
 
 /// What the command line says; it wins over the file.
@@ -207,7 +185,10 @@ pub fn decode(document: &Document, file: &str, overrides: &Overrides) -> Result<
     let root = decoder.root();
     for (key, why) in [
         ("telemetry", "this agent sends no metrics"),
-        ("health_checks", "there is no HTTP listener for health; ask with `hardroot-agent healthcheck` or gRPC health on the Workload API's socket"),
+        (
+            "health_checks",
+            "there is no HTTP listener for health; ask with `hardroot-agent healthcheck` or gRPC health on the Workload API's socket",
+        ),
     ] {
         root.unsupported(key, why);
     }

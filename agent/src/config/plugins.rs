@@ -134,7 +134,8 @@ fn enabled(plugin: &Block<'_>) -> bool {
 
 /// The only plugin of a kind.
 fn only<'a>(plugins: &Block<'a>, kind: &str, names: &str) -> Option<(String, Block<'a>)> {
-    let (on, off): (Vec<_>, Vec<_>) = plugins.labelled_blocks(kind).into_iter().partition(|(_, b)| enabled(b));
+    let (on, off): (Vec<_>, Vec<_>) =
+        plugins.labelled_blocks(kind).into_iter().partition(|(_, b)| enabled(b));
     for (_, block) in &off {
         // What is switched off need not be right.
         block.keys().for_each(|key| block.ignore(key));
@@ -145,7 +146,8 @@ fn only<'a>(plugins: &Block<'a>, kind: &str, names: &str) -> Option<(String, Blo
         None => plugins.fault_here(format_args!("one {kind} is required: {names}")),
         Some(_) => {
             for (name, block) in on {
-                block.fault_here(format_args!("exactly one {kind} can be configured; \"{name}\" is one more"));
+                block
+                    .fault_here(format_args!("exactly one {kind} can be configured; \"{name}\" is one more"));
                 block.keys().for_each(|key| block.ignore(key));
             }
         }
@@ -186,7 +188,9 @@ fn key_manager(name: &str, plugin: &Block<'_>, agent: &Decoded) -> Option<KeyMan
         "pkcs11" => Some(KeyManagerConfig::Pkcs11(pkcs11(&data))),
         "disk" => {
             software();
-            Some(KeyManagerConfig::Disk { directory: data.path("directory").unwrap_or_else(|| agent.data_dir()) })
+            Some(KeyManagerConfig::Disk {
+                directory: data.path("directory").unwrap_or_else(|| agent.data_dir()),
+            })
         }
         "memory" => {
             software();
@@ -204,7 +208,10 @@ fn key_manager(name: &str, plugin: &Block<'_>, agent: &Decoded) -> Option<KeyMan
 }
 
 fn pkcs11(data: &Block<'_>) -> Pkcs11Config {
-    data.unsupported("pin", "a PIN in a configuration file is readable by whoever may read the file; use pin_file");
+    data.unsupported(
+        "pin",
+        "a PIN in a configuration file is readable by whoever may read the file; use pin_file",
+    );
     let label = data.string("token_label").filter(|label| !label.is_empty());
     let serial = data.string("token_serial").filter(|serial| !serial.is_empty());
     let token = match (label, serial) {
@@ -235,7 +242,9 @@ fn node_attestor(
                 plugin.fault_here("needs the block agent.tpm, which says where the TPM is");
             }
             if keys.is_some_and(|keys| keys.name() != "tpm") {
-                plugin.fault_here("needs KeyManager \"tpm\": the agent's key must live in the TPM that vouches for it");
+                plugin.fault_here(
+                    "needs KeyManager \"tpm\": the agent's key must live in the TPM that vouches for it",
+                );
             }
             Some(NodeAttestorConfig::TpmQuote)
         }

@@ -41,7 +41,7 @@ fn defaults_are_spires() {
     assert_eq!(config.key_manager, KeyManagerConfig::Disk { directory: "/keys".into() });
     assert_eq!(config.node_attestor, NodeAttestorConfig::JoinToken);
     assert_eq!(config.unix, UnixConfig::default());
-    assert_eq!(config.log, LogConfig { file: None, level: LogLevel::Info, json: false });
+    assert_eq!(config.log, LogConfig { file: None, level: LogLevel::Info, format: LogFormat::Text });
     assert!(config.join_token.is_none() && config.tpm.is_none());
 }
 
@@ -102,7 +102,8 @@ telemetry {}
 fn software_keys_need_consent() {
     let without = GOOD.replace("allow_software_keys = true", "");
     assert!(faults(&without).contains("set agent.allow_software_keys = true"));
-    let memory = without.replace("\"disk\" { plugin_data { directory = \"/keys\" } }", "\"memory\" { plugin_data {} }");
+    let memory = without
+        .replace("\"disk\" { plugin_data { directory = \"/keys\" } }", "\"memory\" { plugin_data {} }");
     assert!(faults(&memory).contains("software keys"));
 }
 
@@ -127,7 +128,7 @@ fn the_command_line_wins() {
     assert_eq!((config.data_dir, config.socket_path), ("/d".into(), "/s".into()));
     assert_eq!(config.bootstrap, Bootstrap::Bundle { path: "/t".into(), format: BundleFormat::Spiffe });
     assert_eq!(config.join_token, Some(JoinToken::Value(Zeroizing::new("tok".into()))));
-    assert_eq!(config.log, LogConfig { file: None, level: LogLevel::Debug, json: true });
+    assert_eq!(config.log, LogConfig { file: None, level: LogLevel::Debug, format: LogFormat::Json });
     let bare = GOOD.replace("server_address = \"127.0.0.1\"", "");
     assert!(read_with(&bare, &overrides).is_ok(), "what the command line gives need not be in the file");
     let bad = Overrides {
@@ -145,7 +146,9 @@ fn the_command_line_wins() {
 
 #[test]
 fn contradictions_are_faults() {
-    let with = |extra: &str| faults(&GOOD.replace("allow_software_keys = true", &format!("allow_software_keys = true\n{extra}")));
+    let with = |extra: &str| {
+        faults(&GOOD.replace("allow_software_keys = true", &format!("allow_software_keys = true\n{extra}")))
+    };
     assert!(with("insecure_bootstrap = true").contains("together with trust_bundle_path"));
     assert!(with("join_token = \"a\"\njoin_token_file = \"/b\"").contains("only one of join_token"));
     assert!(with("tpm {}").contains("device (such as"));
@@ -155,10 +158,16 @@ fn contradictions_are_faults() {
     assert!(with("rebootstrap_mode = \"auto\"").contains("only \"never\""));
     assert!(with("experimental { use_sync_authorized_entries = false }").contains("always uses"));
     assert!(with(&format!("socket_path = \"/{}\"", "x".repeat(107))).contains("at most 107 bytes"));
-    let two = GOOD.replace("NodeAttestor \"join_token\"", "NodeAttestor \"x509pop\" { plugin_data {} }\nNodeAttestor \"join_token\"");
+    let two = GOOD.replace(
+        "NodeAttestor \"join_token\"",
+        "NodeAttestor \"x509pop\" { plugin_data {} }\nNodeAttestor \"join_token\"",
+    );
     let told = faults(&two);
     assert!(told.contains("exactly one NodeAttestor"), "{told}");
-    assert!(told.contains("certificate_path is required") && told.contains("private_key_path (a PEM file)"), "{told}");
+    assert!(
+        told.contains("certificate_path is required") && told.contains("private_key_path (a PEM file)"),
+        "{told}"
+    );
 }
 
 #[test]
@@ -209,6 +218,9 @@ fn pkcs11_and_x509pop_are_read() {
 
 #[test]
 fn a_join_token_is_never_shown() {
-    let config = read(&GOOD.replace("allow_software_keys = true", "allow_software_keys = true\njoin_token = \"hush\"")).unwrap();
+    let config = read(
+        &GOOD.replace("allow_software_keys = true", "allow_software_keys = true\njoin_token = \"hush\""),
+    )
+    .unwrap();
     assert!(!format!("{config:?}").contains("hush"));
 }

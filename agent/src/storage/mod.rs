@@ -162,7 +162,9 @@ impl Storage {
     pub fn forget_svid(&self) -> Result<(), StorageError> {
         let path = self.dir.join(SVID_FILE);
         match std::fs::remove_file(&path) {
-            Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(StorageError::Remove { path, cause }),
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
+                Err(StorageError::Remove { path, cause })
+            }
             _ => Ok(()),
         }
     }

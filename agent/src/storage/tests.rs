@@ -55,8 +55,22 @@ fn damage_is_set_aside_and_never_fatal() {
             bytes[last] ^= 1;
             std::fs::write(path, bytes).unwrap();
         },
-        |path| state::write_checked(path, b"{\"version\":9,\"chain\":[],\"reattestable\":true,\"csr\":null}", 0o600).unwrap(),
-        |path| state::write_checked(path, b"{\"version\":1,\"chain\":[],\"reattestable\":true,\"csr\":null}", 0o600).unwrap(),
+        |path| {
+            state::write_checked(
+                path,
+                b"{\"version\":9,\"chain\":[],\"reattestable\":true,\"csr\":null}",
+                0o600,
+            )
+            .unwrap()
+        },
+        |path| {
+            state::write_checked(
+                path,
+                b"{\"version\":1,\"chain\":[],\"reattestable\":true,\"csr\":null}",
+                0o600,
+            )
+            .unwrap()
+        },
     ];
     for damage in damages {
         let dir = tempfile::tempdir().unwrap();

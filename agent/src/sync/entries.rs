@@ -1,7 +1,9 @@
 //! `SyncAuthorizedEntries`: the whole set when it is small, else revisions first and then what differs.
 
 use hardroot_api::spire::api::server::entry::v1::entry_client::EntryClient;
-use hardroot_api::spire::api::server::entry::v1::{SyncAuthorizedEntriesRequest, SyncAuthorizedEntriesResponse};
+use hardroot_api::spire::api::server::entry::v1::{
+    SyncAuthorizedEntriesRequest, SyncAuthorizedEntriesResponse,
+};
 use hardroot_api::spire::api::types::{Entry, EntryMask};
 use hardroot_identity::TrustDomain;
 use tokio::sync::mpsc;

@@ -133,10 +133,8 @@ impl GrpcServer {
         const RPC: &str = "AttestAgent";
         let protocol = |reason: &str| ServerError::Protocol { rpc: RPC, reason: reason.to_owned() };
         let call = ServerError::call(RPC);
-        let subject = AttestationSubject {
-            trust_domain: self.trust_domain.clone(),
-            csr_spki_der: spki_der.to_vec(),
-        };
+        let subject =
+            AttestationSubject { trust_domain: self.trust_domain.clone(), csr_spki_der: spki_der.to_vec() };
         let (payload, mut session) = self.attestor.begin(&subject).await?;
         let params = attest_agent_request::Params {
             data: Some(AttestationData { r#type: self.attestor.name().to_owned(), payload }),
@@ -210,7 +208,8 @@ impl Server for GrpcServer {
             let request = RenewAgentRequest { params: Some(AgentX509svidParams { csr: csr.to_vec() }) };
             let mut client = AgentClient::new(self.channel().await?);
             let answer = client.renew_agent(request).await.map_err(ServerError::call(RPC))?.into_inner();
-            let missing = || ServerError::Protocol { rpc: RPC, reason: "the answer holds no SVID".to_owned() };
+            let missing =
+                || ServerError::Protocol { rpc: RPC, reason: "the answer holds no SVID".to_owned() };
             Ok(answer.svid.ok_or_else(missing)?.cert_chain)
         })
         .await
@@ -235,10 +234,11 @@ impl Server for GrpcServer {
     async fn federated_bundle(&self, trust_domain: &TrustDomain) -> Result<Option<Bundle>, ServerError> {
         const RPC: &str = "GetFederatedBundle";
         self.call(RPC, RPC_TIMEOUT, async {
-            let request =
-                GetFederatedBundleRequest { trust_domain: trust_domain.as_str().to_owned(), output_mask: None };
-            let mut client =
-                BundleClient::new(self.channel().await?).max_decoding_message_size(MAX_MESSAGE);
+            let request = GetFederatedBundleRequest {
+                trust_domain: trust_domain.as_str().to_owned(),
+                output_mask: None,
+            };
+            let mut client = BundleClient::new(self.channel().await?).max_decoding_message_size(MAX_MESSAGE);
             match client.get_federated_bundle(request).await {
                 Ok(answer) => wire::bundle(RPC, answer.into_inner(), trust_domain).map(Some),
                 Err(status) if status.code() == Code::NotFound => Ok(None),
@@ -255,8 +255,10 @@ impl Server for GrpcServer {
         const RPC: &str = "BatchNewX509SVID";
         let asked = requests.len();
         self.call(RPC, RPC_TIMEOUT, async {
-            let params =
-                requests.into_iter().map(|r| NewX509svidParams { entry_id: r.entry_id, csr: r.csr }).collect();
+            let params = requests
+                .into_iter()
+                .map(|r| NewX509svidParams { entry_id: r.entry_id, csr: r.csr })
+                .collect();
             let mut client = SvidClient::new(self.channel().await?).max_decoding_message_size(MAX_MESSAGE);
             let answer = client
                 .batch_new_x509svid(BatchNewX509svidRequest { params })
@@ -267,15 +269,16 @@ impl Server for GrpcServer {
                 let reason = format!("{} results for {asked} requests", answer.results.len());
                 return Err(ServerError::Protocol { rpc: RPC, reason });
             }
-            let outcome = |result: hardroot_api::spire::api::server::svid::v1::batch_new_x509svid_response::Result| {
-                match (result.status, result.svid) {
-                    (Some(status), _) if status.code != 0 => {
-                        Err(Refused { code: status.code, message: status.message })
+            let outcome =
+                |result: hardroot_api::spire::api::server::svid::v1::batch_new_x509svid_response::Result| {
+                    match (result.status, result.svid) {
+                        (Some(status), _) if status.code != 0 => {
+                            Err(Refused { code: status.code, message: status.message })
+                        }
+                        (_, Some(svid)) => Ok(svid.cert_chain),
+                        (_, None) => Err(Refused { code: 0, message: "the result holds no SVID".to_owned() }),
                     }
-                    (_, Some(svid)) => Ok(svid.cert_chain),
-                    (_, None) => Err(Refused { code: 0, message: "the result holds no SVID".to_owned() }),
-                }
-            };
+                };
             Ok(answer.results.into_iter().map(outcome).collect())
         })
         .await

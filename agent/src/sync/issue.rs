@@ -12,8 +12,8 @@ use aws_lc_rs::signature::{
 };
 use hardroot_hsm_keymanager::KeyType;
 use hardroot_identity::{
-    BadX509Svid, Bundle, DistinguishedName, SignatureAlgorithm, SpiffeId, X509Svid, assemble_csr, csr_to_be_signed,
-    verify_x509_svid,
+    BadX509Svid, Bundle, DistinguishedName, SignatureAlgorithm, SpiffeId, X509Svid, assemble_csr,
+    csr_to_be_signed, verify_x509_svid,
 };
 use zeroize::Zeroizing;
 
@@ -166,7 +166,11 @@ mod tests {
             assert_eq!(csr.spki_der, key.spki_der);
             let der = rustls_pki_types::PrivatePkcs8KeyDer::from(key.pkcs8.to_vec());
             let signer = rustls::crypto::aws_lc_rs::sign::any_supported_type(&der.into()).unwrap();
-            assert_eq!(signer.public_key().unwrap().as_ref(), key.spki_der.as_slice(), "{kind}: both halves belong together");
+            assert_eq!(
+                signer.public_key().unwrap().as_ref(),
+                key.spki_der.as_slice(),
+                "{kind}: both halves belong together"
+            );
             assert_eq!(key.pkcs8.capacity(), key.pkcs8.len(), "nothing that could move");
         }
         assert!(WorkloadKey::make(KeyType::Rsa4096, &id).is_err());
@@ -178,7 +182,9 @@ mod tests {
         let ca = TestCa::new(&td);
         let now = ca.now();
         let make = |path: &str| WorkloadKey::make(KeyType::EcP256, &entry(path).spiffe_id).unwrap();
-        let issue = |key: &WorkloadKey, path: &str| ca.workload(&entry(path).spiffe_id, &key.spki_der, Duration::from_secs(3600));
+        let issue = |key: &WorkloadKey, path: &str| {
+            ca.workload(&entry(path).spiffe_id, &key.spki_der, Duration::from_secs(3600))
+        };
 
         let key = make("/web");
         let chain = issue(&key, "/web");
@@ -187,16 +193,28 @@ mod tests {
 
         let key = make("/web");
         let other_id = issue(&key, "/other");
-        assert!(matches!(check_workload_svid(&entry("/web"), key, &other_id, &ca.bundle(), now), Err(BadIssue::OtherId { .. })));
+        assert!(matches!(
+            check_workload_svid(&entry("/web"), key, &other_id, &ca.bundle(), now),
+            Err(BadIssue::OtherId { .. })
+        ));
         let other_key = issue(&make("/web"), "/web");
-        assert!(matches!(check_workload_svid(&entry("/web"), make("/web"), &other_key, &ca.bundle(), now), Err(BadIssue::OtherKey)));
+        assert!(matches!(
+            check_workload_svid(&entry("/web"), make("/web"), &other_key, &ca.bundle(), now),
+            Err(BadIssue::OtherKey)
+        ));
         let stranger = TestCa::new(&td);
         let key = make("/web");
         let untrusted = stranger.workload(&entry("/web").spiffe_id, &key.spki_der, Duration::from_secs(3600));
-        assert!(matches!(check_workload_svid(&entry("/web"), key, &untrusted, &ca.bundle(), now), Err(BadIssue::Svid(_))));
+        assert!(matches!(
+            check_workload_svid(&entry("/web"), key, &untrusted, &ca.bundle(), now),
+            Err(BadIssue::Svid(_))
+        ));
         let key = make("/web");
         let chain = issue(&key, "/web");
         let later = now + Duration::from_secs(3601);
-        assert!(matches!(check_workload_svid(&entry("/web"), key, &chain, &ca.bundle(), later), Err(BadIssue::Svid(BadX509Svid::Expired { .. }))));
+        assert!(matches!(
+            check_workload_svid(&entry("/web"), key, &chain, &ca.bundle(), later),
+            Err(BadIssue::Svid(BadX509Svid::Expired { .. }))
+        ));
     }
 }

@@ -7,6 +7,6 @@ mod server;
 mod wire;
 
 pub use grpc::GrpcServer;
-pub use issue::{BadIssue, WorkloadKey, WorkloadKeyError};
 pub(crate) use issue::check_workload_svid;
+pub use issue::{BadIssue, WorkloadKey, WorkloadKeyError};
 pub use server::{Attested, IssueRequest, Refused, Server, ServerError};

@@ -186,8 +186,10 @@ mod tests {
         assert!(expired.is_refusal() && !expired.is_ban() && !expired.breaks_connection());
         let away = call("GetBundle", Status::unavailable("transport error"));
         assert!(!away.is_refusal() && away.breaks_connection());
-        let distrust =
-            ServerError::Connect(ConnectError::Untrusted { address: "x:1".into(), cause: "unknown issuer".into() });
+        let distrust = ServerError::Connect(ConnectError::Untrusted {
+            address: "x:1".into(),
+            cause: "unknown issuer".into(),
+        });
         assert!(distrust.is_distrust() && !distrust.is_certificate_refused());
     }
 }

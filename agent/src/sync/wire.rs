@@ -21,8 +21,11 @@ pub(crate) fn bundle(
         return Err(bad(format!("the bundle of {trust_domain} holds no X.509 authority")));
     }
     let mut bundle = Bundle::new(named);
-    bundle.x509_authorities =
-        wire.x509_authorities.into_iter().map(|a| X509Authority { der: a.asn1, tainted: a.tainted }).collect();
+    bundle.x509_authorities = wire
+        .x509_authorities
+        .into_iter()
+        .map(|a| X509Authority { der: a.asn1, tainted: a.tainted })
+        .collect();
     bundle.jwt_authorities = wire
         .jwt_authorities
         .into_iter()
