@@ -7,3 +7,4 @@ pub mod authz;
 pub mod config;
 pub mod datastore;
 pub mod endpoints;
+pub mod entries;

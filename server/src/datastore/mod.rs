@@ -284,6 +284,8 @@ pub trait Nodes: Send + Sync {
 pub trait JoinTokens: Send + Sync {
     /// Stores a token.
     async fn create_join_token(&self, token: &JoinToken) -> Result<(), StoreError>;
+    /// Stores a token and the entry for its owner, or neither.
+    async fn create_join_token_with_entry(&self, token: &JoinToken, entry: Entry) -> Result<(), StoreError>;
     /// Binds a token to the SHA-256 (hex) of the CSR's public key, in one transaction, and says how it went.
     async fn redeem_join_token(
         &self,

@@ -15,24 +15,14 @@ use crate::datastore::{Changes, Entries, Entry, EntryFilter, EntryMask, Match, P
 
 #[async_trait]
 impl Entries for SqliteStore {
-    async fn create_entry(&self, mut entry: Entry) -> Result<(Entry, bool), StoreError> {
+    async fn create_entry(&self, entry: Entry) -> Result<(Entry, bool), StoreError> {
         rules::check_new(&entry)?;
-        normalise(&mut entry);
-        entry.revision_number = 0;
-        if entry.id.is_empty() {
-            entry.id = uuid::Uuid::new_v4().to_string();
-        }
         let mut tx = self.begin("create entry").await?;
-        if let Some(similar) = similar(&mut tx, &entry).await? {
-            return Ok((similar, true));
+        let (entry, existed) = insert_unless_similar(&mut tx, entry).await?;
+        if !existed {
+            self.commit_changes(tx, "create entry").await?;
         }
-        let row = insert(&mut tx, &entry).await?;
-        insert_selectors(&mut tx, row, &entry.selectors).await?;
-        insert_dns_names(&mut tx, row, &entry.dns_names).await?;
-        insert_federates(&mut tx, row, &entry.federates_with).await?;
-        changes::entry_changed(&mut tx, &entry.id).await?;
-        self.commit_changes(tx, "create entry").await?;
-        Ok((entry, false))
+        Ok((entry, existed))
     }
 
     async fn entry(&self, id: &str) -> Result<Option<Entry>, StoreError> {
@@ -232,6 +222,24 @@ async fn similar(tx: &mut Tx, entry: &Entry) -> Result<Option<Entry>, StoreError
     let row =
         query.build().fetch_optional(&mut **tx).await.map_err(|cause| database("create entry", cause))?;
     row.map(|row| rows::entry(&row)).transpose()
+}
+
+/// Inserts an entry that was judged by [`rules::check_new`], or finds the similar one and says `true`.
+pub(super) async fn insert_unless_similar(tx: &mut Tx, mut entry: Entry) -> Result<(Entry, bool), StoreError> {
+    normalise(&mut entry);
+    entry.revision_number = 0;
+    if entry.id.is_empty() {
+        entry.id = uuid::Uuid::new_v4().to_string();
+    }
+    if let Some(similar) = similar(tx, &entry).await? {
+        return Ok((similar, true));
+    }
+    let row = insert(tx, &entry).await?;
+    insert_selectors(tx, row, &entry.selectors).await?;
+    insert_dns_names(tx, row, &entry.dns_names).await?;
+    insert_federates(tx, row, &entry.federates_with).await?;
+    changes::entry_changed(tx, &entry.id).await?;
+    Ok((entry, false))
 }
 
 async fn insert(tx: &mut Tx, entry: &Entry) -> Result<i64, StoreError> {

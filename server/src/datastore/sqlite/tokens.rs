@@ -5,30 +5,45 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 use sqlx::Row;
 
-use super::{SqliteStore, StoreError, database, execute, is_unique_violation, unix};
-use crate::datastore::{JoinToken, JoinTokens, Redeemed};
+use super::entries::insert_unless_similar;
+use super::{SqliteStore, StoreError, Tx, database, execute, is_unique_violation, unix};
+use crate::datastore::{Entry, JoinToken, JoinTokens, Redeemed, rules};
 
 /// SHA-256 of a token, lower-case hex.
 pub(super) fn token_hash(token: &str) -> String {
     hex::encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes()))
 }
 
+async fn insert(tx: &mut Tx, token: &JoinToken) -> Result<(), StoreError> {
+    let done = sqlx::query("INSERT INTO join_tokens (token_hash, expires_at) VALUES ($1, $2)")
+        .bind(token_hash(&token.value))
+        .bind(unix(token.expires_at))
+        .execute(&mut **tx)
+        .await;
+    match done {
+        Ok(_) => Ok(()),
+        // The token is a secret: the error does not repeat it.
+        Err(cause) if is_unique_violation(&cause) => {
+            Err(StoreError::Exists { what: "join token", key: "(as given)".to_owned() })
+        }
+        Err(cause) => Err(database("create join token", cause)),
+    }
+}
+
 #[async_trait]
 impl JoinTokens for SqliteStore {
     async fn create_join_token(&self, token: &JoinToken) -> Result<(), StoreError> {
-        let done = sqlx::query("INSERT INTO join_tokens (token_hash, expires_at) VALUES ($1, $2)")
-            .bind(token_hash(&token.value))
-            .bind(unix(token.expires_at))
-            .execute(&self.writer)
-            .await;
-        match done {
-            Ok(_) => Ok(()),
-            // The token is a secret: the error does not repeat it.
-            Err(cause) if is_unique_violation(&cause) => {
-                Err(StoreError::Exists { what: "join token", key: "(as given)".to_owned() })
-            }
-            Err(cause) => Err(database("create join token", cause)),
-        }
+        let mut tx = self.begin("create join token").await?;
+        insert(&mut tx, token).await?;
+        self.commit(tx, "create join token").await
+    }
+
+    async fn create_join_token_with_entry(&self, token: &JoinToken, entry: Entry) -> Result<(), StoreError> {
+        rules::check_new(&entry)?;
+        let mut tx = self.begin("create join token").await?;
+        insert(&mut tx, token).await?;
+        insert_unless_similar(&mut tx, entry).await?;
+        self.commit_changes(tx, "create join token").await
     }
 
     async fn redeem_join_token(

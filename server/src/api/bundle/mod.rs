@@ -1,0 +1,376 @@
+//! `spire.api.server.bundle.v1.Bundle`.
+
+mod content;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hardroot_api::spire::api::server::bundle::v1 as wire;
+use hardroot_api::spire::api::types;
+use hardroot_api::spire::common;
+use hardroot_identity::TrustDomain;
+use prost::Message;
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+
+use super::{convert, faults};
+use crate::audit::{Audit, Record};
+use crate::authority::published::{self, BundleError};
+use crate::datastore::{Datastore, DeleteMode, StoreError};
+
+/// How long an answer of `GetBundle`, which anybody may ask for, is given again without asking the database.
+const CACHE: Duration = Duration::from_secs(1);
+
+/// How often a write that another writer overtook is tried again.
+const ATTEMPTS: usize = 16;
+
+/// The Bundle service.
+pub struct BundleService {
+    trust_domain: TrustDomain,
+    store: Arc<dyn Datastore>,
+    audit: Audit,
+    own: Mutex<Option<(Instant, common::Bundle)>>,
+}
+
+impl BundleService {
+    /// The service of the server of `trust_domain`.
+    #[must_use]
+    pub fn new(trust_domain: TrustDomain, store: Arc<dyn Datastore>, audit: Audit) -> Self {
+        Self { trust_domain, store, audit, own: Mutex::new(None) }
+    }
+
+    fn remember(&self, bundle: Option<&common::Bundle>) {
+        // A poisoned lock only means that another call panicked while it replaced the copy.
+        *self.own.lock().unwrap_or_else(PoisonError::into_inner) =
+            bundle.map(|bundle| (Instant::now(), bundle.clone()));
+    }
+
+    fn remembered(&self) -> Option<common::Bundle> {
+        let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        own.as_ref().filter(|(at, _)| at.elapsed() < CACHE).map(|(_, bundle)| bundle.clone())
+    }
+
+    /// The stored bundle of a trust domain and its row's revision.
+    async fn read(&self, trust_domain: &TrustDomain) -> Result<Option<(common::Bundle, i64)>, Status> {
+        let (bundle, revision) = published::read(self.store.as_ref(), trust_domain)
+            .await
+            .map_err(|error| failed("failed to fetch bundle", &error))?;
+        Ok(revision.map(|revision| (bundle, revision)))
+    }
+
+    /// A foreign trust domain as a request names it.
+    fn foreign(&self, name: &str, own: &'static str) -> Result<TrustDomain, Status> {
+        let trust_domain = convert::trust_domain(name)
+            .map_err(|fault| faults::invalid("trust domain argument is not valid", fault))?;
+        if trust_domain == self.trust_domain {
+            return Err(Status::invalid_argument(own));
+        }
+        Ok(trust_domain)
+    }
+
+    async fn create(&self, message: &types::Bundle) -> Result<common::Bundle, Status> {
+        let trust_domain = self.foreign(
+            &message.trust_domain,
+            "creating a federated bundle for the server's own trust domain is not allowed",
+        )?;
+        let bundle = content::stored(&trust_domain, message)?;
+        match self.store.put_bundle(&trust_domain, &bundle.encode_to_vec(), None).await {
+            Ok(_) => Ok(bundle),
+            Err(StoreError::Exists { .. }) => Err(Status::already_exists("bundle already exists")),
+            Err(error) => Err(faults::store("unable to create bundle", &error)),
+        }
+    }
+
+    async fn set(&self, message: &types::Bundle) -> Result<common::Bundle, Status> {
+        let trust_domain = self.foreign(
+            &message.trust_domain,
+            "setting a federated bundle for the server's own trust domain is not allowed",
+        )?;
+        let bundle = content::stored(&trust_domain, message)?;
+        let data = bundle.encode_to_vec();
+        for _ in 0..ATTEMPTS {
+            let row = self.store.bundle(&trust_domain).await;
+            let revision =
+                row.map_err(|error| faults::store("failed to set bundle", &error))?.map(|row| row.1);
+            match self.store.put_bundle(&trust_domain, &data, revision).await {
+                Ok(_) => return Ok(bundle),
+                Err(StoreError::Conflict { .. } | StoreError::Exists { .. }) => {}
+                Err(error) => return Err(faults::store("failed to set bundle", &error)),
+            }
+        }
+        Err(busy())
+    }
+
+    async fn update(
+        &self,
+        message: &types::Bundle,
+        mask: Option<&types::BundleMask>,
+    ) -> Result<common::Bundle, Status> {
+        let trust_domain = self.foreign(
+            &message.trust_domain,
+            "updating a federated bundle for the server's own trust domain is not allowed",
+        )?;
+        let new = content::stored(&trust_domain, message)?;
+        for _ in 0..ATTEMPTS {
+            let Some((mut bundle, revision)) = self.read(&trust_domain).await? else {
+                return Err(Status::not_found("bundle not found"));
+            };
+            content::replace(&mut bundle, &new, mask);
+            match self.store.put_bundle(&trust_domain, &bundle.encode_to_vec(), Some(revision)).await {
+                Ok(_) => return Ok(bundle),
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(faults::store("failed to update bundle", &error)),
+            }
+        }
+        Err(busy())
+    }
+
+    async fn delete(&self, name: &str, mode: DeleteMode) -> Result<(), Status> {
+        let trust_domain =
+            self.foreign(name, "removing the bundle for the server trust domain is not allowed")?;
+        self.store.delete_bundle(&trust_domain, mode).await.map_err(|error| {
+            faults::store_or_missing("failed to delete federated bundle", "bundle not found", &error)
+        })
+    }
+
+    /// Writes a batch item's audit line and turns its outcome into what the result messages hold.
+    fn finish(
+        &self,
+        record: Option<&Record>,
+        trust_domain: &str,
+        outcome: Result<common::Bundle, Status>,
+        mask: Option<&types::BundleMask>,
+    ) -> (Option<types::Status>, Option<types::Bundle>) {
+        if let Some(record) = record {
+            let details = [("trust_domain_id", trust_domain.to_owned())];
+            self.audit.item(record, &details, outcome.as_ref().err());
+        }
+        match outcome.and_then(|bundle| content::message(&bundle, mask)) {
+            Ok(bundle) => (Some(faults::ok()), Some(bundle)),
+            Err(failure) => (Some(faults::item(&failure)), None),
+        }
+    }
+}
+
+fn busy() -> Status {
+    Status::aborted("the bundle is changed by others all the time; try again")
+}
+
+fn failed(what: &str, error: &BundleError) -> Status {
+    tracing::error!(error = error as &dyn std::error::Error, "{what}");
+    Status::internal(format!("{what}: {error}"))
+}
+
+fn batch_record<T>(request: &Request<T>) -> Option<Record> {
+    let record = request.extensions().get::<Record>().cloned();
+    if let Some(record) = &record {
+        record.by_handler();
+    }
+    record
+}
+
+#[tonic::async_trait]
+impl wire::bundle_server::Bundle for BundleService {
+    async fn count_bundles(
+        &self,
+        _request: Request<wire::CountBundlesRequest>,
+    ) -> Result<Response<wire::CountBundlesResponse>, Status> {
+        let bundles = self
+            .store
+            .list_bundles()
+            .await
+            .map_err(|error| faults::store("failed to count bundles", &error))?;
+        let count = u64::try_from(bundles.len()).unwrap_or(u64::MAX);
+        Ok(Response::new(wire::CountBundlesResponse { count: convert::count(count) }))
+    }
+
+    async fn get_bundle(
+        &self,
+        request: Request<wire::GetBundleRequest>,
+    ) -> Result<Response<types::Bundle>, Status> {
+        let bundle = match self.remembered() {
+            Some(bundle) => bundle,
+            None => {
+                let (bundle, _) = self
+                    .read(&self.trust_domain)
+                    .await?
+                    .ok_or_else(|| Status::not_found("bundle not found"))?;
+                self.remember(Some(&bundle));
+                bundle
+            }
+        };
+        Ok(Response::new(content::message(&bundle, request.get_ref().output_mask.as_ref())?))
+    }
+
+    async fn append_bundle(
+        &self,
+        request: Request<wire::AppendBundleRequest>,
+    ) -> Result<Response<types::Bundle>, Status> {
+        let request = request.into_inner();
+        if request.jwt_authorities.is_empty() && request.x509_authorities.is_empty() {
+            return Err(Status::invalid_argument("no authorities to append"));
+        }
+        let keys = content::jwt_authorities(&request.jwt_authorities)
+            .map_err(|fault| faults::invalid("failed to convert JWT authority", fault))?;
+        let roots = content::x509_authorities(&self.trust_domain, &request.x509_authorities)
+            .map_err(|fault| faults::invalid("failed to convert X.509 authority", fault))?;
+        let changed = published::update(self.store.as_ref(), &self.trust_domain, |bundle| {
+            content::append(bundle, &roots, &keys)
+        })
+        .await;
+        self.remember(None);
+        let bundle = changed.map_err(|error| failed("failed to append bundle", &error))?;
+        Ok(Response::new(content::message(&bundle, request.output_mask.as_ref())?))
+    }
+
+    async fn publish_jwt_authority(
+        &self,
+        request: Request<wire::PublishJwtAuthorityRequest>,
+    ) -> Result<Response<wire::PublishJwtAuthorityResponse>, Status> {
+        let key = request
+            .into_inner()
+            .jwt_authority
+            .ok_or_else(|| Status::invalid_argument("missing JWT authority"))?;
+        let keys = content::jwt_authorities(&[key])
+            .map_err(|fault| faults::invalid("invalid JWT authority", fault))?;
+        let changed = published::update(self.store.as_ref(), &self.trust_domain, |bundle| {
+            content::append(bundle, &[], &keys)
+        })
+        .await;
+        self.remember(None);
+        let bundle = changed.map_err(|error| failed("failed to publish JWT key", &error))?;
+        let jwt_authorities = content::jwt_messages(&bundle.jwt_signing_keys);
+        Ok(Response::new(wire::PublishJwtAuthorityResponse { jwt_authorities }))
+    }
+
+    async fn publish_wit_authority(
+        &self,
+        _request: Request<wire::PublishWitAuthorityRequest>,
+    ) -> Result<Response<wire::PublishWitAuthorityResponse>, Status> {
+        Err(Status::unimplemented("WIT-SVID functionality is not yet implemented"))
+    }
+
+    async fn list_federated_bundles(
+        &self,
+        request: Request<wire::ListFederatedBundlesRequest>,
+    ) -> Result<Response<wire::ListFederatedBundlesResponse>, Status> {
+        let request = request.into_inner();
+        let stored = self
+            .store
+            .list_bundles()
+            .await
+            .map_err(|error| faults::store("failed to list bundles", &error))?;
+        let page = convert::page(request.page_size, &request.page_token);
+        let size = if page.size == 0 { usize::MAX } else { usize::try_from(page.size).unwrap_or(usize::MAX) };
+        // Rows come in order of their names, which are the tokens.
+        let mut rest = stored.iter().filter(|(trust_domain, _)| {
+            *trust_domain != self.trust_domain && trust_domain.as_str() > page.token.as_str()
+        });
+        let mut bundles = Vec::new();
+        let mut last = "";
+        for (trust_domain, data) in rest.by_ref().take(size) {
+            let bundle = published::decode(trust_domain, data)
+                .map_err(|error| failed("failed to convert bundle", &error))?;
+            bundles.push(content::message(&bundle, request.output_mask.as_ref())?);
+            last = trust_domain.as_str();
+        }
+        let next_page_token = if rest.next().is_some() { last.to_owned() } else { String::new() };
+        Ok(Response::new(wire::ListFederatedBundlesResponse { bundles, next_page_token }))
+    }
+
+    async fn get_federated_bundle(
+        &self,
+        request: Request<wire::GetFederatedBundleRequest>,
+    ) -> Result<Response<types::Bundle>, Status> {
+        let request = request.into_inner();
+        let trust_domain = self.foreign(
+            &request.trust_domain,
+            "getting a federated bundle for the server's own trust domain is not allowed",
+        )?;
+        let (bundle, _) =
+            self.read(&trust_domain).await?.ok_or_else(|| Status::not_found("bundle not found"))?;
+        Ok(Response::new(content::message(&bundle, request.output_mask.as_ref())?))
+    }
+
+    async fn batch_create_federated_bundle(
+        &self,
+        request: Request<wire::BatchCreateFederatedBundleRequest>,
+    ) -> Result<Response<wire::BatchCreateFederatedBundleResponse>, Status> {
+        let record = batch_record(&request);
+        let request = request.into_inner();
+        let mut results = Vec::with_capacity(request.bundle.len());
+        for message in &request.bundle {
+            let outcome = self.create(message).await;
+            let (status, bundle) =
+                self.finish(record.as_ref(), &message.trust_domain, outcome, request.output_mask.as_ref());
+            results.push(wire::batch_create_federated_bundle_response::Result { status, bundle });
+        }
+        Ok(Response::new(wire::BatchCreateFederatedBundleResponse { results }))
+    }
+
+    async fn batch_update_federated_bundle(
+        &self,
+        request: Request<wire::BatchUpdateFederatedBundleRequest>,
+    ) -> Result<Response<wire::BatchUpdateFederatedBundleResponse>, Status> {
+        let record = batch_record(&request);
+        let request = request.into_inner();
+        let mut results = Vec::with_capacity(request.bundle.len());
+        for message in &request.bundle {
+            let outcome = self.update(message, request.input_mask.as_ref()).await;
+            let (status, bundle) =
+                self.finish(record.as_ref(), &message.trust_domain, outcome, request.output_mask.as_ref());
+            results.push(wire::batch_update_federated_bundle_response::Result { status, bundle });
+        }
+        Ok(Response::new(wire::BatchUpdateFederatedBundleResponse { results }))
+    }
+
+    async fn batch_set_federated_bundle(
+        &self,
+        request: Request<wire::BatchSetFederatedBundleRequest>,
+    ) -> Result<Response<wire::BatchSetFederatedBundleResponse>, Status> {
+        let record = batch_record(&request);
+        let request = request.into_inner();
+        let mut results = Vec::with_capacity(request.bundle.len());
+        for message in &request.bundle {
+            let outcome = self.set(message).await;
+            let (status, bundle) =
+                self.finish(record.as_ref(), &message.trust_domain, outcome, request.output_mask.as_ref());
+            results.push(wire::batch_set_federated_bundle_response::Result { status, bundle });
+        }
+        Ok(Response::new(wire::BatchSetFederatedBundleResponse { results }))
+    }
+
+    async fn batch_delete_federated_bundle(
+        &self,
+        request: Request<wire::BatchDeleteFederatedBundleRequest>,
+    ) -> Result<Response<wire::BatchDeleteFederatedBundleResponse>, Status> {
+        use wire::batch_delete_federated_bundle_request::Mode;
+        let record = batch_record(&request);
+        let request = request.into_inner();
+        let mode = match Mode::try_from(request.mode) {
+            Ok(Mode::Restrict) => DeleteMode::Restrict,
+            Ok(Mode::Delete) => DeleteMode::Delete,
+            Ok(Mode::Dissociate) => DeleteMode::Dissociate,
+            Err(_) => {
+                return Err(Status::invalid_argument(format!(
+                    "failed to parse deletion mode: unhandled delete mode \"{}\"",
+                    request.mode
+                )));
+            }
+        };
+        let mut results = Vec::with_capacity(request.trust_domains.len());
+        for trust_domain in request.trust_domains {
+            let outcome = self.delete(&trust_domain, mode).await;
+            if let Some(record) = &record {
+                let details = [("trust_domain_id", trust_domain.clone()), ("mode", format!("{mode:?}"))];
+                self.audit.item(record, &details, outcome.as_ref().err());
+            }
+            let status = outcome.as_ref().err().map_or_else(faults::ok, faults::item);
+            let status = Some(status);
+            results.push(wire::batch_delete_federated_bundle_response::Result { status, trust_domain });
+        }
+        Ok(Response::new(wire::BatchDeleteFederatedBundleResponse { results }))
+    }
+}
