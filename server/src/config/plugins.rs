@@ -5,24 +5,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use hardroot_config::{Block, Decoder};
+use hardroot_hsm_keymanager::{KeyId, pkcs11};
 
 use super::unsupported;
 
 /// Where the server's keys live.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum KeyManagerConfig {
     /// A PKCS#11 token.
     Pkcs11 {
-        /// The module's shared library.
-        module_path: PathBuf,
-        /// The token's label.
-        token_label: Option<String>,
-        /// The token's serial number.
-        token_serial: Option<String>,
-        /// File with the user PIN.
-        pin_file: PathBuf,
-        /// Sessions at most; `None` lets the backend choose.
-        max_sessions: Option<u16>,
+        /// Module, token and PIN.
+        token: pkcs11::Config,
+        /// The server's own name on the token.
+        instance: String,
     },
     /// A TPM 2.0.
     Tpm {
@@ -223,19 +218,34 @@ fn key_manager(plugins: &Block<'_>, allow_software_keys: bool, data_dir: &Path) 
 }
 
 fn pkcs11(data: &Block<'_>) -> KeyManagerConfig {
-    let (token_label, token_serial) = (data.string("token_label"), data.string("token_serial"));
-    if token_label.is_none() && token_serial.is_none() {
-        data.fault_here("needs token_label or token_serial, so that no other token is taken");
+    let mut token =
+        pkcs11::Config::new(data.required_path("module_path"), data.required_path("pin_file"));
+    token.token_label = data.string("token_label");
+    token.token_serial = data.string("token_serial");
+    if let Some(sessions) = data.int("sessions") {
+        token.sessions = usize::try_from(sessions).unwrap_or(0);
     }
-    let module_path = data.required_path("module_path");
-    readable(data, "module_path", &module_path);
-    KeyManagerConfig::Pkcs11 {
-        module_path,
-        token_label,
-        token_serial,
-        pin_file: data.required_path("pin_file"),
-        max_sessions: data.int_in("max_sessions", 1..=1024).and_then(|n| u16::try_from(n).ok()),
+    if let Some(timeout) = data.duration("timeout") {
+        token.timeout = timeout;
     }
+    if let Some(timeout) = data.duration("generate_timeout") {
+        token.generate_timeout = timeout;
+    }
+    token.tolerate_missing_attributes =
+        data.string_list("tolerate_missing_attributes").unwrap_or_default();
+    // Every certificate is verified before it leaves the server; doing it twice would halve what a token
+    // faster than this machine can issue.
+    token.verify_signatures = false;
+    for fault in token.faults() {
+        data.fault_here(fault);
+    }
+    readable(data, "module_path", &token.module_path);
+    readable(data, "pin_file", &token.pin_file);
+    let instance = data.string_or("instance", "server");
+    if KeyId::new(&instance).is_err() {
+        data.fault("instance", "is 1 to 64 letters, digits and . _ -");
+    }
+    KeyManagerConfig::Pkcs11 { token, instance }
 }
 
 fn tpm(data: &Block<'_>, data_dir: &Path) -> Option<KeyManagerConfig> {

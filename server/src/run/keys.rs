@@ -1,0 +1,49 @@
+//! Opening the configured key manager.
+
+use std::sync::Arc;
+
+use hardroot_hsm_keymanager::disk::DiskKeyManager;
+use hardroot_hsm_keymanager::memory::MemoryKeyManager;
+use hardroot_hsm_keymanager::pkcs11::{Namespace, Pkcs11KeyManager};
+use hardroot_hsm_keymanager::{Custody, KeyManager};
+use hardroot_identity::TrustDomain;
+use tracing::{info, warn};
+
+use super::error::RunError;
+use crate::config::KeyManagerConfig;
+
+/// Opens it and says where keys live from now on.
+pub(super) async fn open(
+    config: &KeyManagerConfig,
+    trust_domain: &TrustDomain,
+) -> Result<Arc<dyn KeyManager>, RunError> {
+    let name = config.name();
+    let keys: Arc<dyn KeyManager> = match config {
+        KeyManagerConfig::Pkcs11 { token, instance } => {
+            let namespace = Namespace { trust_domain: trust_domain.as_str(), instance };
+            Arc::new(
+                Pkcs11KeyManager::open(token.clone(), namespace)
+                    .await
+                    .map_err(RunError::key_manager(name))?,
+            )
+        }
+        KeyManagerConfig::Disk { keys_path } => Arc::new(
+            DiskKeyManager::open(keys_path)
+                .map_err(|cause| RunError::KeyManager { name, cause: Box::new(cause) })?,
+        ),
+        KeyManagerConfig::Memory => Arc::new(MemoryKeyManager::new()),
+    };
+    tell(&keys.custody());
+    Ok(keys)
+}
+
+fn tell(custody: &Custody) {
+    if custody.hardware {
+        info!(key_manager = custody.backend, detail = %custody.detail, "keys are in hardware");
+    } else {
+        warn!(
+            key_manager = custody.backend, detail = %custody.detail,
+            "KEYS ARE IN SOFTWARE and can be copied: allow_software_keys = true is for evaluation"
+        );
+    }
+}
