@@ -67,7 +67,9 @@ impl LogLevel {
         };
         // Libraries below us may log what peers sent; they speak up only with `trace`.
         let others = if self == Self::Trace { LevelFilter::DEBUG } else { own.min(LevelFilter::WARN) };
-        Targets::new().with_target("hardroot", own).with_default(others)
+        // The server's audit lines have a switch of their own; a quiet log must not lose them.
+        let audit = own.max(LevelFilter::INFO);
+        Targets::new().with_target("hardroot", own).with_target("audit", audit).with_default(others)
     }
 }
 

@@ -23,7 +23,7 @@ use tokio::sync::Mutex;
 use tracing::{info, warn};
 
 pub use published::BundleError;
-pub use server_svid::ServerSvid;
+pub use server_svid::{ServerSvid, ServerSvidError};
 pub use sign::SignError;
 pub use signer::{IssueError, Issued, Signer};
 

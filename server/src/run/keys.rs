@@ -31,6 +31,9 @@ pub(super) async fn open(
             DiskKeyManager::open(keys_path)
                 .map_err(|cause| RunError::KeyManager { name, cause: Box::new(cause) })?,
         ),
+        KeyManagerConfig::Tpm { .. } => {
+            return Err(RunError::KeyManager { name, cause: "not in this build".into() });
+        }
         KeyManagerConfig::Memory => Arc::new(MemoryKeyManager::new()),
     };
     tell(&keys.custody());
