@@ -1,5 +1,6 @@
 //! The Hardroot server.
 
+pub mod api;
 pub mod attest;
 pub mod audit;
 pub mod authority;
@@ -8,3 +9,4 @@ pub mod config;
 pub mod datastore;
 pub mod endpoints;
 pub mod entries;
+pub mod run;

@@ -10,6 +10,7 @@ pub mod entry;
 mod faults;
 #[cfg(test)]
 mod testing;
+pub mod svid;
 pub mod tpm;
 
 pub(crate) use convert::spiffe_id;

@@ -10,7 +10,7 @@ use hardroot_api::spire::api::server::agent::v1::{
     AttestAgentRequest, AttestAgentResponse, RenewAgentRequest, RenewAgentResponse, attest_agent_response,
 };
 use hardroot_api::spire::api::types::permission_denied_details::Reason;
-use hardroot_api::spire::api::types::{Spiffeid, X509svid};
+use hardroot_api::spire::api::types::X509svid;
 use hardroot_api::status::permission_denied;
 use hardroot_identity::{Csr, Selector, SpiffeId, Template, TrustDomain};
 use hardroot_node_attestors::{AttestedNode, ServerAttestor};
@@ -23,6 +23,7 @@ use tracing::{error, info};
 use super::exchange::{self, DEADLINE, Opening};
 use super::refusal::{Refusal, chain};
 use super::seam::{AgentSvids, AttestStream};
+use crate::api::spiffe_id;
 use crate::audit::{Audit, Record, sha256_hex};
 use crate::authority::slots::unix_seconds;
 use crate::authority::{IssueError, Issued, Signer};
@@ -310,10 +311,7 @@ impl Shared {
 fn svid(id: &SpiffeId, issued: &Issued) -> X509svid {
     X509svid {
         cert_chain: issued.chain.clone(),
-        id: Some(Spiffeid {
-            trust_domain: id.trust_domain_name().to_owned(),
-            path: id.path().to_owned(),
-        }),
+        id: Some(spiffe_id(id)),
         expires_at: unix_seconds(issued.not_after),
         hint: String::new(),
     }

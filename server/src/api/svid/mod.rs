@@ -13,11 +13,12 @@ use hardroot_api::spire::api::server::svid::v1::{
     MintX509svidResponse, NewDownstreamX509caRequest, NewDownstreamX509caResponse, NewJwtsvidRequest,
     NewJwtsvidResponse, NewX509svidParams, batch_new_x509svid_response,
 };
-use hardroot_api::spire::api::types::{self, Spiffeid, X509svid};
+use hardroot_api::spire::api::types::{self, X509svid};
 use hardroot_identity::{Csr, SpiffeId, Template, TrustDomain};
 use tonic::{Code, Request, Response, Status};
 use tracing::error;
 
+use crate::api::spiffe_id;
 use crate::attest::chain;
 use crate::audit::{Audit, Record, sha256_hex};
 use crate::authority::slots::unix_seconds;
@@ -217,7 +218,7 @@ fn of_certificate(issued: &Issued) -> [(&'static str, String); 3] {
 
 fn x509_svid(id: &SpiffeId, issued: Issued) -> X509svid {
     X509svid {
-        id: Some(Spiffeid { trust_domain: id.trust_domain_name().to_owned(), path: id.path().to_owned() }),
+        id: Some(spiffe_id(id)),
         expires_at: unix_seconds(issued.not_after),
         cert_chain: issued.chain,
         hint: String::new(),
