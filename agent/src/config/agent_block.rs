@@ -310,6 +310,7 @@ fn tpm(agent: &Block<'_>) -> Option<TpmConfig> {
         tcti: tcti.unwrap_or_default(),
         owner_auth_file: block.path("owner_auth_file"),
         endorsement_auth_file: block.path("endorsement_auth_file"),
+        key_auth_file: block.path("key_auth_file"),
     };
     block.finish();
     Some(config)

@@ -130,6 +130,8 @@ pub struct TpmConfig {
     pub owner_auth_file: Option<PathBuf>,
     /// Holds the endorsement hierarchy's authorisation value.
     pub endorsement_auth_file: Option<PathBuf>,
+    /// What becomes the authorisation value of the keys made here.
+    pub key_auth_file: Option<PathBuf>,
 }
 
 /// Logging.

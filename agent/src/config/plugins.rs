@@ -13,8 +13,6 @@ pub enum KeyManagerConfig {
     Tpm {
         /// The directory.
         directory: PathBuf,
-        /// Holds the authorisation value of the keys.
-        auth_file: Option<PathBuf>,
     },
     /// In a PKCS#11 token.
     Pkcs11(Pkcs11Config),
@@ -180,10 +178,7 @@ fn key_manager(name: &str, plugin: &Block<'_>, agent: &Decoded) -> Option<KeyMan
             if agent.tpm.is_none() {
                 plugin.fault_here("needs the block agent.tpm, which says where the TPM is");
             }
-            Some(KeyManagerConfig::Tpm {
-                directory: data.path("directory").unwrap_or_else(|| agent.data_dir()),
-                auth_file: data.path("auth_file"),
-            })
+            Some(KeyManagerConfig::Tpm { directory: data.path("directory").unwrap_or_else(|| agent.data_dir()) })
         }
         "pkcs11" => Some(KeyManagerConfig::Pkcs11(pkcs11(&data))),
         "disk" => {

@@ -21,6 +21,7 @@ use hardroot_runtime::clock::Clock;
 use hardroot_runtime::shutdown::Shutdown;
 use hardroot_transport::{BundleSet, BundleSource};
 pub use identity::AgentSvid;
+pub(crate) use identity::chain_of;
 pub use timing::{Retry, jitter, refresh_at};
 use tokio::time::Instant;
 
