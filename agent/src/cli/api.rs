@@ -81,7 +81,7 @@ enum Failed {
     Answer(#[from] BadAnswer),
     #[error("{0}")]
     Json(#[from] hardroot_api::json::JsonError),
-    #[error("{0}: {}", crate::lifecycle::chain_of(.0))]
+    #[error("{}: {}", .0, crate::lifecycle::chain_of(.0))]
     Write(#[from] StateError),
     #[error("cannot print: {0}")]
     Print(#[from] std::io::Error),
