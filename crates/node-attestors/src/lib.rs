@@ -5,6 +5,7 @@
 
 pub mod join_token;
 pub mod template;
+pub mod x509pop;
 
 use std::net::IpAddr;
 use std::time::SystemTime;

@@ -135,7 +135,10 @@ impl Run {
                     match self.variables.iter_mut().rev().find(|(known, _)| known == name) {
                         Some((_, slot)) => *slot = value.clone(),
                         None => {
-                            return Err(RenderError::NoField { name: format!("${name}"), of: "the template" });
+                            return Err(RenderError::NoField {
+                                name: format!("${name}"),
+                                of: "the template",
+                            });
                         }
                     }
                 }
