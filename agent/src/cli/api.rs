@@ -18,9 +18,9 @@ use tonic::Status;
 use tonic::metadata::MetadataValue;
 use zeroize::Zeroizing;
 
-use super::complain;
 use super::socket::{BadInstance, SocketArgs};
 use super::svids::{BadAnswer, Fetched, parse, pretty};
+use super::{complain, tell};
 
 /// Pauses of `watch` after the stream ended.
 const RECONNECT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
@@ -148,7 +148,12 @@ fn write_all(dir: &Path, svids: &[Fetched]) -> Result<(), Failed> {
     for (n, svid) in svids.iter().enumerate() {
         put(format!("svid.{n}.pem"), format!("SVID #{n}"), pem_encode(&svid.chain_der).as_bytes(), 0o644)?;
         put(format!("svid.{n}.key"), format!("key #{n}"), &key_pem(&svid.key_pkcs8), 0o600)?;
-        put(format!("bundle.{n}.pem"), format!("bundle #{n}"), pem_encode(&svid.bundle_der).as_bytes(), 0o644)?;
+        put(
+            format!("bundle.{n}.pem"),
+            format!("bundle #{n}"),
+            pem_encode(&svid.bundle_der).as_bytes(),
+            0o644,
+        )?;
         for (m, (trust_domain, _, ders)) in svid.federated.iter().enumerate() {
             let what = format!("federated bundle #{m} for trust domain {trust_domain}");
             put(format!("federated_bundle.{n}.{m}.pem"), what, pem_encode(ders).as_bytes(), 0o644)?;
@@ -197,7 +202,7 @@ async fn follow(socket: &Path) -> ExitCode {
         }
         .await;
         if let Err(error) = outcome {
-            drop(complain(&error));
+            tell(&error);
             // The agent will not change its mind about a malformed call.
             if let Failed::Call(status) = &error
                 && status.code() == tonic::Code::InvalidArgument

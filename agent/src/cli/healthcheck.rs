@@ -5,12 +5,12 @@ use std::process::ExitCode;
 use clap::Args;
 use hardroot_runtime::cli::print;
 use hardroot_transport::uds_channel;
+use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
-use tonic_health::pb::HealthCheckRequest;
 
-use super::complain;
 use super::socket::SocketArgs;
+use super::{complain, tell};
 
 #[derive(Debug, Args)]
 pub(super) struct HealthcheckArgs {
@@ -18,7 +18,6 @@ pub(super) struct HealthcheckArgs {
     socket: SocketArgs,
     /// Perform a less stringent health check
     #[arg(long, num_args(0..=1), require_equals(true), default_missing_value("true"), default_value_t = false)]
-    #[expect(dead_code, reason = "SPIRE takes the flag and does the same with and without it")]
     shallow: bool,
     /// Print what is done and what failed
     #[arg(long, num_args(0..=1), require_equals(true), default_missing_value("true"), default_value_t = false)]
@@ -41,7 +40,7 @@ async fn check(args: &HealthcheckArgs) -> Result<(), String> {
     }
     let unable = |cause: &dyn std::fmt::Display| {
         if args.verbose {
-            drop(complain(format_args!("Failed to check health: {cause}")));
+            tell(format_args!("Failed to check health: {cause}"));
         }
         "unable to determine health".to_owned()
     };

@@ -67,11 +67,16 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Tells a mistake on standard error.
-fn complain(message: impl std::fmt::Display) -> ExitCode {
+/// Tells something on standard error.
+fn tell(message: impl std::fmt::Display) {
     use std::io::Write as _;
     // Where not even standard error can be written, the exit code has to do.
     drop(writeln!(std::io::stderr(), "{message}"));
+}
+
+/// Tells a mistake on standard error and makes it the exit code.
+fn complain(message: impl std::fmt::Display) -> ExitCode {
+    tell(message);
     ExitCode::FAILURE
 }
 
@@ -95,8 +100,16 @@ mod tests {
     #[test]
     fn one_dash_and_two_are_the_same() {
         for dashes in ["-", "--"] {
-            let args = ["hardroot-agent", "api", "fetch", "x509", &format!("{dashes}socketPath"), "/s", &format!("{dashes}silent")]
-                .map(OsString::from);
+            let args = [
+                "hardroot-agent",
+                "api",
+                "fetch",
+                "x509",
+                &format!("{dashes}socketPath"),
+                "/s",
+                &format!("{dashes}silent"),
+            ]
+            .map(OsString::from);
             assert!(Cli::try_parse_from(normalise_args(args)).is_ok());
         }
     }

@@ -7,7 +7,7 @@ use clap::Args;
 use hardroot_config::LoadError;
 use zeroize::Zeroizing;
 
-use super::complain;
+use super::{complain, tell};
 use crate::config::{self, AgentConfig, DEFAULT_CONFIG_PATH, Overrides};
 use crate::lifecycle::chain_of;
 use crate::run::{self, RunError};
@@ -94,7 +94,8 @@ fn load(args: &RunArgs) -> Result<AgentConfig, LoadError> {
         allow_unauthenticated_verifiers: args.allow_unauthenticated_verifiers,
     };
     let lookup = |name: &str| std::env::var(name).ok();
-    let environment: Option<&dyn Fn(&str) -> Option<String>> = if args.expand_env { Some(&lookup) } else { None };
+    let environment: Option<&dyn Fn(&str) -> Option<String>> =
+        if args.expand_env { Some(&lookup) } else { None };
     config::load(&args.config, environment, &overrides)
 }
 
@@ -109,7 +110,9 @@ pub(super) fn validate(args: &RunArgs) -> ExitCode {
             drop(hardroot_runtime::cli::print("Hardroot agent configuration file is valid.\n"));
             ExitCode::SUCCESS
         }
-        Err(error) => complain(format_args!("Hardroot agent configuration file is invalid:\n{}", told(&error))),
+        Err(error) => {
+            complain(format_args!("Hardroot agent configuration file is invalid:\n{}", told(&error)))
+        }
     }
 }
 
@@ -117,7 +120,7 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
     let config = match load(args) {
         Ok(config) => config,
         Err(error) => {
-            drop(complain(told(&error)));
+            tell(told(&error));
             return RunError::Config(error).exit_code();
         }
     };
@@ -125,7 +128,7 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = %error, cause = %chain_of(&error), "agent ended");
-            drop(complain(format_args!("hardroot-agent: {}", told(&error))));
+            tell(format_args!("hardroot-agent: {}", told(&error)));
             error.exit_code()
         }
     }

@@ -58,7 +58,11 @@ impl SocketArgs {
 mod tests {
     use super::*;
 
-    fn resolve(flag: Option<&str>, instance: Option<&str>, vars: &[(&str, &str)]) -> Result<String, BadInstance> {
+    fn resolve(
+        flag: Option<&str>,
+        instance: Option<&str>,
+        vars: &[(&str, &str)],
+    ) -> Result<String, BadInstance> {
         let args = SocketArgs {
             socket_path: flag.unwrap_or(DEFAULT_SOCKET_PATH).into(),
             instance: instance.map(str::to_owned),

@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 use hardroot_api::workload::X509svidResponse;
 use hardroot_config::duration;
 use hardroot_identity::{
-    BadBundle, BadCertificate, BadSpiffeId, BadX509Svid, Bundle, Certificate, SpiffeId, TrustDomain, verify_x509_svid,
+    BadBundle, BadCertificate, BadSpiffeId, BadX509Svid, Bundle, Certificate, SpiffeId, TrustDomain,
+    verify_x509_svid,
 };
 use zeroize::Zeroizing;
 
@@ -50,10 +51,11 @@ pub(super) fn parse(response: X509svidResponse, now: SystemTime) -> Result<Vec<F
     federated_bundles.sort();
     let mut fetched = Vec::new();
     for (index, svid) in response.svids.into_iter().enumerate() {
-        let id: SpiffeId = svid
-            .spiffe_id
-            .parse()
-            .map_err(|cause| BadAnswer::Id { index, text: svid.spiffe_id.escape_default().to_string(), cause })?;
+        let id: SpiffeId = svid.spiffe_id.parse().map_err(|cause| BadAnswer::Id {
+            index,
+            text: svid.spiffe_id.escape_default().to_string(),
+            cause,
+        })?;
         let td = id.trust_domain();
         let chain_der = split(&svid.x509_svid, &td, index)?;
         let bundle_der = split(&svid.bundle, &td, index)?;
@@ -139,7 +141,7 @@ fn go_time(time: SystemTime) -> String {
 pub(super) fn pretty(svids: &[Fetched], took: Duration) -> String {
     let plural = if svids.len() == 1 { "" } else { "s" };
     let mut out = format!("Received {} svid{plural} after {}\n", svids.len(), duration::format(took));
-    let mut pair = |out: &mut String, name: &str, certificate: &Certificate| {
+    let pair = |out: &mut String, name: &str, certificate: &Certificate| {
         out.push_str(&format!("{name} Valid After:\t{}\n", go_time(certificate.not_before)));
         out.push_str(&format!("{name} Valid Until:\t{}\n", go_time(certificate.not_after)));
     };

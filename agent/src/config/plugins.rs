@@ -178,7 +178,9 @@ fn key_manager(name: &str, plugin: &Block<'_>, agent: &Decoded) -> Option<KeyMan
             if agent.tpm.is_none() {
                 plugin.fault_here("needs the block agent.tpm, which says where the TPM is");
             }
-            Some(KeyManagerConfig::Tpm { directory: data.path("directory").unwrap_or_else(|| agent.data_dir()) })
+            Some(KeyManagerConfig::Tpm {
+                directory: data.path("directory").unwrap_or_else(|| agent.data_dir()),
+            })
         }
         "pkcs11" => Some(KeyManagerConfig::Pkcs11(pkcs11(&data))),
         "disk" => {

@@ -318,8 +318,8 @@ impl<S: Server> Lifecycle<S> {
     }
 }
 
-/// A time of day for people: RFC 3339, UTC.
+/// A time of day for people: RFC 3339, UTC, whole seconds.
 pub(crate) fn show_time(time: SystemTime) -> String {
-    use time::format_description::well_known::Rfc3339;
-    time::OffsetDateTime::from(time).format(&Rfc3339).unwrap_or_default()
+    let format = time::macros::format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");
+    time::OffsetDateTime::from(time).format(format).unwrap_or_default()
 }

@@ -25,7 +25,8 @@ impl TokenSource {
     }
 
     fn read(&self) -> Result<Zeroizing<String>, AttestError> {
-        let rejected = |detail: &str| AttestError::Rejected { reason: "no_join_token", detail: detail.to_owned() };
+        let rejected =
+            |detail: &str| AttestError::Rejected { reason: "no_join_token", detail: detail.to_owned() };
         match &self.token {
             None => Err(rejected(
                 "there is no valid SVID and no join token is configured; make one with \"hardroot-server token \
@@ -106,14 +107,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token");
         let source = TokenSource::new(Some(JoinToken::File(path.clone())));
-        assert!(matches!(payload(&source).await, Err(AttestError::Unavailable { .. })), "not there yet: tried again");
+        assert!(
+            matches!(payload(&source).await, Err(AttestError::Unavailable { .. })),
+            "not there yet: tried again"
+        );
         for token in ["first-token", "second-token"] {
             std::fs::write(&path, format!("{token}\n")).unwrap();
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
             assert_eq!(payload(&source).await.unwrap(), token.as_bytes());
         }
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(matches!(payload(&source).await, Err(AttestError::Unavailable { .. })), "others could have read it");
+        assert!(
+            matches!(payload(&source).await, Err(AttestError::Unavailable { .. })),
+            "others could have read it"
+        );
     }
 
     #[tokio::test]

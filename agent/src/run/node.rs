@@ -93,7 +93,9 @@ pub async fn start(
             bundles.put(load_bundle(path, *format, &config.trust_domain)?);
         }
         (None, Bootstrap::Insecure) => {
-            tracing::warn!("insecure_bootstrap: the first server that answers is believed; pin its bundle with trust_bundle_path");
+            tracing::warn!(
+                "insecure_bootstrap: the first server that answers is believed; pin its bundle with trust_bundle_path"
+            );
             insecure = true;
         }
     }
@@ -101,7 +103,8 @@ pub async fn start(
     let wall = Arc::clone(&clock);
     let cache =
         Arc::new(Cache::new(config.trust_domain.clone(), config.cache_size, Arc::new(move || wall.now())));
-    let bad_id = |bad: BadSpiffeId| RunError::Attestor { name: config.node_attestor.name(), cause: bad.into() };
+    let bad_id =
+        |bad: BadSpiffeId| RunError::Attestor { name: config.node_attestor.name(), cause: bad.into() };
     let server = GrpcServer::new(
         config.server(),
         config.trust_domain.clone(),

@@ -7,7 +7,7 @@
 mod tests;
 
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -115,6 +115,7 @@ impl Storage {
             .create(true)
             .truncate(false)
             .write(true)
+            .mode(FILE_MODE)
             .open(dir.join(LOCK_FILE))
             .map_err(failed)?;
         let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
