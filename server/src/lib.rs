@@ -5,6 +5,7 @@ pub mod attest;
 pub mod audit;
 pub mod authority;
 pub mod authz;
+pub mod cli;
 pub mod config;
 pub mod datastore;
 pub mod endpoints;

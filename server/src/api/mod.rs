@@ -8,6 +8,7 @@ pub mod bundle;
 mod convert;
 pub mod entry;
 mod faults;
+pub mod svid;
 #[cfg(test)]
 mod testing;
 pub mod svid;
