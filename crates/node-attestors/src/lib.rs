@@ -5,6 +5,7 @@
 
 pub mod join_token;
 pub mod template;
+pub mod tpm_quote;
 pub mod x509pop;
 
 use std::net::IpAddr;
@@ -114,7 +115,7 @@ pub struct AttestedNode {
 /// What an attestor remembers of a node between attestations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeRecord {
-    /// Key within the attestor's records (for `tpm_quote` the EK hash).
+    /// Key within the attestor's records (for `tpm_quote` the agent ID).
     pub key: String,
     /// The record, the attestor's own JSON.
     pub data: Vec<u8>,

@@ -95,8 +95,9 @@ impl FromStr for Tcti {
     fn from_str(text: &str) -> Result<Self, TpmError> {
         let (kind, rest) = text.split_once(':').unwrap_or((text, ""));
         match kind {
-            "device" => Self::device(Path::new(rest))
-                .map_err(|_| bad(text, "write device: and an absolute path, such as device:/dev/tpmrm0")),
+            "device" => Self::device(Path::new(rest)).map_err(|_same_fault| {
+                bad(text, "write device: and an absolute path, such as device:/dev/tpmrm0")
+            }),
             "swtpm" => network(text, rest).map(|(host, port)| Self::Swtpm { host, port }),
             "mssim" => network(text, rest).map(|(host, port)| Self::Mssim { host, port }),
             "tabrmd" => match rest {

@@ -257,10 +257,7 @@ impl Chip {
         }
         let made = self.create_primary(Hierarchy::Endorsement, &ek.kind.template())?;
         if self.read_public(made)?.as_bytes() != ek.public {
-            return Err(TpmError::Answer {
-                op: OP,
-                reason: "the TPM has another endorsement key now: it was replaced".to_owned(),
-            });
+            return Err(TpmError::ReplacedEndorsementKey);
         }
         Ok((made, public))
     }

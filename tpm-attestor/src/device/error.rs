@@ -92,6 +92,9 @@ pub enum TpmError {
         #[source]
         cause: TssFault,
     },
+    /// The TPM has another endorsement key than before.
+    #[error("the TPM has another endorsement key now: it was replaced")]
+    ReplacedEndorsementKey,
     /// No answer in time. The operation may still be running.
     #[error("the TPM did not {op} within {} s", after.as_secs())]
     Timeout {

@@ -109,6 +109,18 @@ impl Tpm {
         .await
     }
 
+    /// Checks that this TPM loads an AK under that EK. It uses no private key.
+    ///
+    /// # Errors
+    /// [`TpmError::ForeignKey`], [`TpmError::ReplacedEndorsementKey`], or the TPM fails.
+    pub async fn check_attestation_key(&self, ek: &EndorsementKey, ak: &WrappedKey) -> Result<(), TpmError> {
+        let (ek, ak) = (ek.clone(), ak.clone());
+        self.run("load the attestation key", Urgency::Normal, self.timeout * 4, move |chip| {
+            chip.load_attestation_key(&ek, &ak).map(|_handle| ())
+        })
+        .await
+    }
+
     /// Reads PCR values, in the order of `pcrs`, which ascends.
     ///
     /// # Errors
@@ -190,8 +202,8 @@ impl Chip {
                 tpm.quote(ak, data.clone(), SignatureScheme::Null, selection.clone())
             })?;
             let (attest, signature) = marshalled(OP, &attest, &signature)?;
-            let decoded = verify::Attest::parse(&attest)
-                .map_err(|cause| TpmError::Evidence { op: OP, cause: cause.into() })?;
+            let decoded =
+                verify::Attest::parse(&attest).map_err(|cause| TpmError::Evidence { op: OP, cause })?;
             let AttestKind::Quote { digest, .. } = decoded.kind() else {
                 return Err(TpmError::Answer { op: OP, reason: "no quote".to_owned() });
             };

@@ -11,7 +11,7 @@ use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey as X509Key;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
-use crate::verify::{Curve, EvidenceError, PublicArea, PublicKey, Reason, Rejection};
+use crate::verify::{Curve, EvidenceError, HashAlg, PublicArea, PublicKey, Reason, Rejection};
 
 /// Largest certificate that is looked at.
 pub const MAX_CERTIFICATE_BYTES: usize = 8192;
@@ -31,6 +31,7 @@ const OID_VERSION: &str = "2.23.133.2.3";
 pub struct EkAnchors {
     roots: Vec<TrustAnchor<'static>>,
     intermediates: Vec<CertificateDer<'static>>,
+    fingerprint: Vec<u8>,
 }
 
 /// Why a text holds no usable manufacturer certificates.
@@ -58,6 +59,7 @@ impl EkAnchors {
                 let certificate = certificate.map_err(|error| bad(error.to_string()))?;
                 let (_, parsed) =
                     X509Certificate::from_der(&certificate).map_err(|error| bad(error.to_string()))?;
+                anchors.fingerprint = HashAlg::Sha256.digest(&[&anchors.fingerprint, &certificate]);
                 if parsed.subject().as_raw() == parsed.issuer().as_raw() {
                     let anchor =
                         anchor_from_trusted_cert(&certificate).map_err(|error| bad(error.to_string()))?;
@@ -74,6 +76,12 @@ impl EkAnchors {
             });
         }
         Ok(anchors)
+    }
+
+    /// Names the pinned certificates in their order; empty when nothing is pinned.
+    #[must_use]
+    pub fn fingerprint(&self) -> &[u8] {
+        &self.fingerprint
     }
 
     /// Whether nothing is pinned.
@@ -94,6 +102,8 @@ pub struct EkCertificate {
     pub model: Option<String>,
     /// The version when the certificate was made; not the firmware that runs today.
     pub version: Option<String>,
+    /// When it ends, Unix seconds.
+    pub not_after: i64,
 }
 
 /// Verifies an EK certificate: limits, the key it is for, its usage, and the path to a pinned root.
@@ -137,7 +147,8 @@ pub fn verify_ek_certificate(
         }
     }
     let issuer_cn = parsed.issuer().iter_common_name().next().and_then(|cn| cn.as_str().ok()).map(clean);
-    Ok(EkCertificate { issuer_cn, vendor, model, version })
+    let not_after = parsed.validity().not_after.timestamp();
+    Ok(EkCertificate { issuer_cn, vendor, model, version, not_after })
 }
 
 /// The key that a certificate is for, as a TPM would hold it.
