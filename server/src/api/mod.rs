@@ -11,7 +11,6 @@ mod faults;
 pub mod svid;
 #[cfg(test)]
 mod testing;
-pub mod svid;
 pub mod tpm;
 
 pub(crate) use convert::spiffe_id;
