@@ -314,7 +314,7 @@ pub fn certificate<'i>(
             &asn1::element(asn1::SEQUENCE, &[&time(not_before)?, &time(not_after)?]),
             &subject,
             spki_der,
-            &asn1::element(0xa3, &[&extensions(&template, id, spki_der, issuer, name::is_empty(&subject))]),
+            &asn1::element(0xa3, &[&extensions(&template, id, spki_der, issuer)]),
         ],
     );
     Ok(TbsCertificate { der, algorithm: alg, signer_spki: signer_spki.to_vec(), not_before, not_after })
@@ -368,8 +368,9 @@ fn subject(
             return name::with_attribute(&parent.subject_der, oid::ORGANIZATIONAL_UNIT, &unit)
                 .map_err(CannotIssue::Subject);
         }
-        Template::WorkloadWithSubject { subject_der, .. } if !name::is_empty(subject_der) => {
-            subject_der.to_vec()
+        Template::WorkloadWithSubject { subject_der, .. } => {
+            name::check(subject_der).map_err(CannotIssue::Subject)?;
+            if name::is_empty(subject_der) { default() } else { subject_der.to_vec() }
         }
         _ => default(),
     };
@@ -379,13 +380,7 @@ fn subject(
     }
 }
 
-fn extensions(
-    template: &Template<'_>,
-    id: &SpiffeId,
-    spki_der: &[u8],
-    issuer: Option<&Issuer>,
-    subject_is_empty: bool,
-) -> Vec<u8> {
+fn extensions(template: &Template<'_>, id: &SpiffeId, spki_der: &[u8], issuer: Option<&Issuer>) -> Vec<u8> {
     let mut list = Vec::new();
     if template.is_ca() {
         // keyCertSign and cRLSign; one unused bit.
@@ -414,8 +409,8 @@ fn extensions(
     names.push(asn1::element(0x86, &[id.as_str().as_bytes()]));
     let names: Vec<&[u8]> = names.iter().map(Vec::as_slice).collect();
     let names = asn1::element(asn1::SEQUENCE, &names);
-    // RFC 5280 4.2.1.6: critical exactly when the subject says nothing.
-    list.push(extension(oid::SUBJECT_ALT_NAME, subject_is_empty, &names));
+    // RFC 5280 4.2.1.6: critical exactly when the subject says nothing, which no template's subject does.
+    list.push(extension(oid::SUBJECT_ALT_NAME, false, &names));
     let list: Vec<&[u8]> = list.iter().map(Vec::as_slice).collect();
     asn1::element(asn1::SEQUENCE, &list)
 }

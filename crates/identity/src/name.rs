@@ -54,6 +54,25 @@ impl DistinguishedName {
     }
 }
 
+/// Whether the bytes are a `Name` (RFC 5280 4.1.2.4): sets of pairs of type and value.
+pub(crate) fn check(name_der: &[u8]) -> der::Result<()> {
+    let mut names = Cursor::only_sequence(name_der)?;
+    while !names.is_finished() {
+        let mut pairs = Cursor::new(names.expect(Tag::Set)?.value)?;
+        // An empty set is no relative name, so there is always a first pair.
+        loop {
+            let mut pair = pairs.sequence()?;
+            pair.expect(Tag::ObjectIdentifier)?;
+            pair.next()?;
+            pair.finish()?;
+            if pairs.is_finished() {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Whether a `Name` has no relative distinguished name at all.
 pub(crate) fn is_empty(name_der: &[u8]) -> bool {
     Cursor::only_sequence(name_der).is_ok_and(|names| names.is_finished())

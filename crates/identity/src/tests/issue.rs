@@ -106,6 +106,12 @@ fn self_signed_ca_template_follows_spire() {
     assert_eq!(ext.authority_key_id, None);
     assert_eq!(ext.subject_key_id.as_deref(), Some(&subject_key_id(&ca.key.spki)[..]));
     assert_eq!(ext.names.as_ref().unwrap().uris, ["spiffe://example.org"]);
+    // Nothing configured still gives a name, so the alternative names need not be critical.
+    let nameless = Ca::root_with("example.org", Key::p256(), &DistinguishedName::default());
+    assert_eq!(
+        Certificate::parse(&nameless.der).unwrap().subject_der,
+        seq(&[&printable(oid::SERIAL_NUMBER, &number)])
+    );
     // A configured serialNumber attribute stays.
     let subject = DistinguishedName { serial_number: "17".to_owned(), ..DistinguishedName::default_ca() };
     let ca = Ca::root_with("example.org", Key::p384(), &subject);
@@ -180,6 +186,20 @@ fn a_requested_subject_keeps_its_bytes_except_the_common_name() {
     let renamed =
         seq(&[&dc, &unit_only, &printable(oid::COMMON_NAME, "a.org"), &printable(oid::SERIAL_NUMBER, "5")]);
     assert_eq!(issue(&["a.org".to_owned()], &subject), renamed);
+    // What is no name never becomes a subject.
+    for junk in [
+        &b""[..],
+        b"junk",
+        &[0x30, 2, 5, 0],
+        &[0x30, 2, 0x31, 0],
+        &seq(&[&rdn(&[seq(&[])])]),
+        &[&subject[..], &[0]].concat(),
+    ] {
+        let template = Template::WorkloadWithSubject { subject_der: junk, dns_names: &[] };
+        let (id, spki) = (id("spiffe://example.org/db"), Key::p256().spki);
+        let refused = certificate(template, &id, &spki, serial(1), now(), HOUR, &ca.issuer, ca.key.alg);
+        assert!(matches!(refused, Err(CannotIssue::Subject(_))), "{junk:?}: {refused:?}");
+    }
     // An empty subject means the default one.
     assert_eq!(issue(&[], &seq(&[])), DistinguishedName::default_svid().to_der());
 }
