@@ -1,0 +1,156 @@
+//! The Workload API: gRPC over a local socket that anybody on the machine may open.
+//!
+//! `connection` accepts, knows the peer and bounds what it may use; `session` attests it and watches its identities; `answers`
+//! makes the messages; `service` is the protocol.
+
+mod answers;
+mod claims;
+mod connection;
+mod limits;
+mod service;
+mod session;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use hardroot_runtime::clock::{Clock, SystemClock};
+use hardroot_runtime::shutdown::Shutdown;
+use hardroot_transport::UdsError;
+
+use crate::attestors::WorkloadAttestor;
+use crate::source::{Identity, IdentitySource};
+
+pub use limits::Limits;
+
+/// The mode of the socket: every user may ask; who gets what is decided by attestation.
+const SOCKET_MODE: u32 = 0o777;
+
+/// Why the Workload API could not be served.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WorkloadApiError {
+    /// The socket could not be opened.
+    #[error(transparent)]
+    Socket(#[from] UdsError),
+    /// The description of the services could not be built.
+    #[error("the gRPC reflection service cannot be built")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// The listening socket broke.
+    #[error("the Workload API socket cannot be used any more")]
+    Listener(#[source] io::Error),
+}
+
+/// Why there is no JWT-SVID.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum JwtUnavailable {
+    /// The server cannot sign now, and nothing is cached.
+    #[error("no JWT-SVID can be had now: {0}")]
+    Now(String),
+    /// This agent issues none.
+    #[error("this agent issues no JWT-SVIDs")]
+    Never,
+}
+
+/// Where JWT-SVIDs come from.
+#[async_trait]
+pub trait JwtSource: Send + Sync {
+    /// A token (compact serialisation) for an identity and one or more audiences.
+    ///
+    /// # Errors
+    /// There is none, now or ever.
+    async fn fetch(&self, identity: &Identity, audience: &[String]) -> Result<String, JwtUnavailable>;
+}
+
+/// An agent that issues no JWT-SVIDs: FetchJWTSVID answers Unimplemented, with the reason.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoJwtSource;
+
+#[async_trait]
+impl JwtSource for NoJwtSource {
+    async fn fetch(&self, _identity: &Identity, _audience: &[String]) -> Result<String, JwtUnavailable> {
+        Err(JwtUnavailable::Never)
+    }
+}
+
+/// What is served, to whom, within which bounds.
+#[derive(Clone)]
+pub struct WorkloadApi {
+    source: Arc<dyn IdentitySource>,
+    attestors: Arc<[Arc<dyn WorkloadAttestor>]>,
+    jwt: Arc<dyn JwtSource>,
+    clock: Arc<dyn Clock>,
+    limits: Limits,
+    foreign_claims: Arc<BTreeSet<String>>,
+}
+
+impl WorkloadApi {
+    /// An API over a source of identities and the configured attestors, without JWT-SVIDs, on the system's clock.
+    #[must_use]
+    pub fn new(source: Arc<dyn IdentitySource>, attestors: Vec<Arc<dyn WorkloadAttestor>>) -> Self {
+        Self {
+            source,
+            attestors: attestors.into(),
+            jwt: Arc::new(NoJwtSource),
+            clock: Arc::new(SystemClock),
+            limits: Limits::default(),
+            foreign_claims: Arc::default(),
+        }
+    }
+
+    /// With other bounds.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// With a source of JWT-SVIDs.
+    #[must_use]
+    pub fn with_jwt_source(mut self, jwt: Arc<dyn JwtSource>) -> Self {
+        self.jwt = jwt;
+        self
+    }
+
+    /// With another clock for judging tokens.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// With `allowed_foreign_jwt_claims`: what ValidateJWTSVID shows of tokens of other trust domains beside sub, exp and aud.
+    #[must_use]
+    pub fn with_foreign_claims(mut self, names: impl IntoIterator<Item = String>) -> Self {
+        self.foreign_claims = Arc::new(names.into_iter().collect());
+        self
+    }
+
+    /// Serves on a socket until `shutdown` is requested; open streams then end with Unavailable.
+    ///
+    /// A socket nobody answers is replaced, one that answers is an error. Missing directories are made with mode 0755.
+    ///
+    /// # Errors
+    /// The socket cannot be opened or used.
+    pub async fn serve(self, socket_path: &Path, shutdown: Shutdown) -> Result<(), WorkloadApiError> {
+        let socket = hardroot_transport::bind_uds(socket_path, SOCKET_MODE)?;
+        connection::serve(self, &socket, shutdown).await
+    }
+}
+
+/// Serves the Workload API with no JWT source; see [`WorkloadApi::serve`].
+///
+/// # Errors
+/// As [`WorkloadApi::serve`].
+pub async fn serve(
+    socket_path: &Path,
+    source: Arc<dyn IdentitySource>,
+    attestors: Vec<Arc<dyn WorkloadAttestor>>,
+    limits: Limits,
+    shutdown: Shutdown,
+) -> Result<(), WorkloadApiError> {
+    WorkloadApi::new(source, attestors).with_limits(limits).serve(socket_path, shutdown).await
+}

@@ -1,0 +1,238 @@
+//! The protocol: SpiffeWorkloadAPI, health and reflection.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::Stream;
+use futures_util::stream::try_unfold;
+use hardroot_api::workload::spiffe_workload_api_server::{SpiffeWorkloadApi, SpiffeWorkloadApiServer};
+use hardroot_api::workload::{
+    JwtBundlesRequest, JwtBundlesResponse, Jwtsvid, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
+    ValidateJwtsvidResponse, WitBundlesRequest, WitBundlesResponse, WitsvidRequest, WitsvidResponse, X509BundlesRequest,
+    X509BundlesResponse, X509svidRequest, X509svidResponse,
+};
+use hardroot_identity::{SpiffeId, verify_jwt_svid};
+use hardroot_runtime::shutdown::Shutdown;
+use prost::Message;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tonic::service::interceptor::InterceptedService;
+use tonic::service::Routes;
+use tonic::{Code, Request, Response, Status};
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use super::connection::Caller;
+use super::session::Session;
+use super::{JwtUnavailable, WorkloadApi, WorkloadApiError, answers, claims};
+use crate::source::{Availability, WorkloadUpdate};
+
+/// The name of the service; the protocol's file has no package.
+const SERVICE: &str = "SpiffeWorkloadAPI";
+
+/// How far the clocks of the token's issuer and ours may differ.
+const LEEWAY: Duration = Duration::from_secs(5);
+
+/// The most audiences of one request, and identities it may be multiplied with.
+const MAX_AUDIENCES: usize = 64;
+
+/// What all calls share.
+pub(super) struct Shared {
+    pub(super) api: WorkloadApi,
+    pub(super) attestations: Semaphore,
+    pub(super) shutdown: Shutdown,
+}
+
+impl Shared {
+    pub(super) fn new(api: WorkloadApi, shutdown: Shutdown) -> Self {
+        let attestations = Semaphore::new(api.limits.attestations_at_once.max(1));
+        Self { api, attestations, shutdown }
+    }
+}
+
+/// All services of the socket.
+pub(super) fn routes(shared: &Arc<Shared>) -> Result<(Routes, HealthReporter), WorkloadApiError> {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let workload = SpiffeWorkloadApiServer::new(Service { shared: Arc::clone(shared) })
+        .max_decoding_message_size(shared.api.limits.max_message_bytes);
+    let workload = InterceptedService::new(workload, require_header);
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(hardroot_api::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .with_service_name(SERVICE)
+            .with_service_name("grpc.health.v1.Health")
+    };
+    let routes = Routes::new(workload)
+        .add_service(health)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?)
+        .prepare();
+    Ok((routes, reporter))
+}
+
+/// Exactly one `workload.spiffe.io: true` (SPIFFE Workload Endpoint 4.3): a browser or a confused proxy cannot send it by accident.
+#[expect(clippy::result_large_err, reason = "the signature is tonic's")]
+fn require_header(request: Request<()>) -> Result<Request<()>, Status> {
+    let mut values = request.metadata().get_all("workload.spiffe.io").iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) if value.as_bytes() == b"true" => Ok(request),
+        _ => Err(Status::new(Code::InvalidArgument, "security header missing from request")),
+    }
+}
+
+struct Service {
+    shared: Arc<Shared>,
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Service {
+    async fn session<T>(&self, request: &Request<T>) -> Result<Session, Status> {
+        let caller = request.extensions().get::<Arc<Caller>>();
+        let caller = caller.ok_or_else(|| Status::new(Code::Unavailable, "workload attestation failed"))?;
+        Session::start(&self.shared, Arc::clone(caller)).await
+    }
+
+    /// Messages made of updates, each only when it differs from the one before.
+    async fn stream<T: Message + 'static, R>(
+        &self,
+        request: Request<R>,
+        make: fn(&WorkloadUpdate) -> Result<T, Status>,
+    ) -> Result<Response<Answers<T>>, Status> {
+        let session = self.session(&request).await?;
+        let stream = try_unfold((session, None), move |(mut session, last)| async move {
+            loop {
+                let update = Box::pin(session.next()).await?;
+                let message = make(&update)?;
+                let print = Some(answers::fingerprint(&message));
+                if print != last {
+                    return Ok(Some((message, (session, print))));
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(stream)))
+    }
+}
+
+fn invalid(message: &str) -> Status {
+    Status::new(Code::InvalidArgument, message)
+}
+
+fn no_wit() -> Status {
+    Status::new(Code::Unimplemented, "this agent issues no WIT-SVIDs")
+}
+
+#[tonic::async_trait]
+impl SpiffeWorkloadApi for Service {
+    type FetchX509SVIDStream = Answers<X509svidResponse>;
+    type FetchX509BundlesStream = Answers<X509BundlesResponse>;
+    type FetchJWTBundlesStream = Answers<JwtBundlesResponse>;
+    type FetchWITSVIDStream = Answers<WitsvidResponse>;
+    type FetchWITBundlesStream = Answers<WitBundlesResponse>;
+
+    async fn fetch_x509svid(&self, request: Request<X509svidRequest>) -> Result<Response<Answers<X509svidResponse>>, Status> {
+        self.stream(request, answers::x509_svid).await
+    }
+
+    async fn fetch_x509_bundles(
+        &self,
+        request: Request<X509BundlesRequest>,
+    ) -> Result<Response<Answers<X509BundlesResponse>>, Status> {
+        self.stream(request, answers::x509_bundles).await
+    }
+
+    async fn fetch_jwt_bundles(&self, request: Request<JwtBundlesRequest>) -> Result<Response<Answers<JwtBundlesResponse>>, Status> {
+        self.stream(request, answers::jwt_bundles).await
+    }
+
+    async fn fetch_jwtsvid(&self, request: Request<JwtsvidRequest>) -> Result<Response<JwtsvidResponse>, Status> {
+        let asked = request.get_ref();
+        if asked.audience.is_empty() || asked.audience.iter().any(String::is_empty) {
+            return Err(invalid("audience must be specified"));
+        }
+        if asked.audience.len() > MAX_AUDIENCES {
+            return Err(invalid("too many audiences"));
+        }
+        let wanted: Option<SpiffeId> = match asked.spiffe_id.as_str() {
+            "" => None,
+            id => Some(id.parse().map_err(|e| invalid(&format!("invalid requested SPIFFE ID: {e}")))?),
+        };
+        if wanted.as_ref().is_some_and(|id| !id.is_member_of(self.shared.api.source.trust_domain())) {
+            return Err(invalid("invalid requested SPIFFE ID: it is of another trust domain"));
+        }
+        let mut session = self.session(&request).await?;
+        let update = session.next().await?;
+        let mut svids = Vec::new();
+        for identity in &update.identities {
+            if wanted.as_ref().is_some_and(|id| *id != identity.spiffe_id) {
+                continue;
+            }
+            let svid = self.shared.api.jwt.fetch(identity, &request.get_ref().audience).await.map_err(|why| match why {
+                JwtUnavailable::Never => Status::new(Code::Unimplemented, why.to_string()),
+                JwtUnavailable::Now(_) => Status::new(Code::Unavailable, format!("could not fetch JWT-SVID: {why}")),
+            })?;
+            svids.push(Jwtsvid { spiffe_id: identity.spiffe_id.to_string(), svid, hint: identity.hint.clone() });
+        }
+        if svids.is_empty() {
+            return Err(Status::new(Code::PermissionDenied, "no identity issued"));
+        }
+        Ok(Response::new(JwtsvidResponse { svids }))
+    }
+
+    async fn validate_jwtsvid(
+        &self,
+        request: Request<ValidateJwtsvidRequest>,
+    ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
+        if request.get_ref().audience.is_empty() {
+            return Err(invalid("audience must be specified"));
+        }
+        if request.get_ref().svid.is_empty() {
+            return Err(invalid("svid must be specified"));
+        }
+        let mut session = self.session(&request).await?;
+        let update = session.next().await?;
+        let ValidateJwtsvidRequest { audience, svid } = request.into_inner();
+        let now = self.shared.api.clock.now();
+        let judged = verify_jwt_svid(&svid, &[audience], |domain| update.bundles.get(domain).cloned(), now, LEEWAY)
+            .map_err(|why| invalid(&why.to_string()))?;
+        let claims = if judged.id.is_member_of(&update.trust_domain) {
+            judged.claims
+        } else {
+            claims::foreign(judged.claims, &self.shared.api.foreign_claims)
+        };
+        let claims = Some(claims::to_struct(claims));
+        Ok(Response::new(ValidateJwtsvidResponse { spiffe_id: judged.id.to_string(), claims }))
+    }
+
+    async fn fetch_witsvid(&self, _request: Request<WitsvidRequest>) -> Result<Response<Answers<WitsvidResponse>>, Status> {
+        Err(no_wit())
+    }
+
+    async fn fetch_wit_bundles(
+        &self,
+        _request: Request<WitBundlesRequest>,
+    ) -> Result<Response<Answers<WitBundlesResponse>>, Status> {
+        Err(no_wit())
+    }
+}
+
+/// Health says "serving" as soon as callers can be told what they have, also if that is nothing.
+pub(super) fn follow_health(shared: &Arc<Shared>, reporter: HealthReporter) -> JoinHandle<()> {
+    let mut availability = shared.api.source.subscribe(Vec::new());
+    tokio::spawn(async move {
+        loop {
+            let status = match &*availability.borrow_and_update() {
+                Availability::Starting => ServingStatus::NotServing,
+                _ => ServingStatus::Serving,
+            };
+            for service in ["", SERVICE] {
+                reporter.set_service_status(service, status).await;
+            }
+            if availability.changed().await.is_err() {
+                return;
+            }
+        }
+    })
+}
