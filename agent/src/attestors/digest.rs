@@ -64,7 +64,13 @@ impl Digests {
     }
 
     /// The hash of a program that `uid` runs. `limit` is in bytes; 0 is no limit. Dropping the future ends the reading.
-    pub(super) async fn of(&self, program: OwnedFd, state: FileState, uid: u32, limit: u64) -> Result<Digest, String> {
+    pub(super) async fn of(
+        &self,
+        program: OwnedFd,
+        state: FileState,
+        uid: u32,
+        limit: u64,
+    ) -> Result<Digest, String> {
         if !state.regular {
             return Err("it is not a regular file".to_owned());
         }
@@ -84,10 +90,13 @@ impl Digests {
         // On a user-space file system every call is answered by a process that may be the caller's friend, or never. Looked at
         // before a common slot is taken: even this question is one the file system may leave unanswered.
         let (program, user) = tokio::task::spawn_blocking(move || {
-            let fs = rustix::fs::fstatfs(&program).map_err(|e| format!("its file system does not answer: {e}"))?;
+            let fs =
+                rustix::fs::fstatfs(&program).map_err(|e| format!("its file system does not answer: {e}"))?;
             #[expect(clippy::unnecessary_cast, reason = "the field's type differs between architectures")]
             if fs.f_type as i64 == FUSE {
-                return Err("it lies on a user-space (FUSE) file system, whose answers prove nothing".to_owned());
+                return Err(
+                    "it lies on a user-space (FUSE) file system, whose answers prove nothing".to_owned()
+                );
             }
             Ok((program, user))
         })
@@ -124,7 +133,8 @@ impl Digests {
 
     fn remember(&self, state: FileState, digest: Digest, now: SystemTime) {
         let settled = [state.changed, state.modified].into_iter().all(|(seconds, nanoseconds)| {
-            let since = u64::try_from(seconds).ok().map(|s| SystemTime::UNIX_EPOCH + Duration::new(s, nanoseconds));
+            let since =
+                u64::try_from(seconds).ok().map(|s| SystemTime::UNIX_EPOCH + Duration::new(s, nanoseconds));
             since.and_then(|since| now.duration_since(since).ok()).is_some_and(|age| age >= SETTLED)
         });
         if !settled {
@@ -150,7 +160,10 @@ fn hash(program: &OwnedFd, before: &FileState, limit: u64, stop: &AtomicBool) ->
     // The handle opens nothing by itself; this opens the very file it names, whatever its path shows by now.
     let path = format!("/proc/self/fd/{}", program.as_raw_fd());
     let mut options = std::fs::OpenOptions::new();
-    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY);
+    std::os::unix::fs::OpenOptionsExt::custom_flags(
+        &mut options,
+        libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY,
+    );
     let mut file: File = options.read(true).open(path).map_err(|e| format!("it cannot be opened: {e}"))?;
     let mut context = Context::new(&SHA256);
     let mut buffer = vec![0_u8; 64 << 10];

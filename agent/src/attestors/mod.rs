@@ -112,6 +112,8 @@ async fn sample(peer: &Peer) -> Result<crate::peer::Sample, WorkloadAttestError>
 }
 
 /// Runs what may block off the asynchronous threads.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, WorkloadAttestError> {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, WorkloadAttestError> {
     tokio::task::spawn_blocking(work).await.map_err(|_panicked| WorkloadAttestError::Broken)
 }

@@ -59,7 +59,11 @@ impl Names {
             Some(found.0)
         };
         let Ok(Some(name)) = tokio::time::timeout(PATIENCE, looked).await else {
-            tracing::warn!(subsystem_name = "workload_attestor", ?id, "the name service does not answer in time");
+            tracing::warn!(
+                subsystem_name = "workload_attestor",
+                ?id,
+                "the name service does not answer in time"
+            );
             return None;
         };
         let mut known = self.known();

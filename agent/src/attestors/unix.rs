@@ -118,14 +118,18 @@ impl WorkloadAttestor for UnixAttestor {
         self.named(&mut found, ["gid", "group"], Id::Group(sample.gid), sample.gid).await;
         for gid in sample.groups {
             if self.ids_mapped || gid != OVERFLOW_ID {
-                self.named(&mut found, ["supplementary_gid", "supplementary_group"], Id::Group(gid), gid).await;
+                self.named(&mut found, ["supplementary_gid", "supplementary_group"], Id::Group(gid), gid)
+                    .await;
             }
         }
         if let Some(Program { path, handle, state }) = program {
             match path.as_deref().map(Path::to_str) {
                 Some(Some(path)) => found.add("path", path),
-                _ => tracing::debug!(subsystem_name = "workload_attestor", pid,
-                    "no path selector: the program's name does not lead to it from here (another mount namespace, or replaced)"),
+                _ => tracing::debug!(
+                    subsystem_name = "workload_attestor",
+                    pid,
+                    "no path selector: the program's name does not lead to it from here (another mount namespace, or replaced)"
+                ),
             }
             if let Ok(limit) = u64::try_from(self.config.workload_size_limit) {
                 let digest = self.digests.of(handle, state, uid, limit).await;

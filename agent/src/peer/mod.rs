@@ -132,7 +132,11 @@ pub struct Peer(Arc<Held>);
 
 impl std::fmt::Debug for Peer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Peer").field("pid", &self.0.pid).field("uid", &self.0.uid).field("gid", &self.0.gid).finish_non_exhaustive()
+        f.debug_struct("Peer")
+            .field("pid", &self.0.pid)
+            .field("uid", &self.0.uid)
+            .field("gid", &self.0.gid)
+            .finish_non_exhaustive()
     }
 }
 
@@ -140,7 +144,9 @@ impl std::fmt::Debug for Peer {
 #[must_use]
 pub fn proc_root() -> &'static std::path::Path {
     static ROOT: OnceLock<PathBuf> = OnceLock::new();
-    ROOT.get_or_init(|| std::env::var_os("HOST_PROC").filter(|v| !v.is_empty()).map_or_else(|| "/proc".into(), PathBuf::from))
+    ROOT.get_or_init(|| {
+        std::env::var_os("HOST_PROC").filter(|v| !v.is_empty()).map_or_else(|| "/proc".into(), PathBuf::from)
+    })
 }
 
 impl Peer {
@@ -239,7 +245,8 @@ impl Peer {
         let failed = |op| move |cause: rustix::io::Errno| unreadable(op, pid, cause);
         let program = rustix::fs::openat(&*directory, "exe", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
             .map_err(failed("open the program"))?;
-        let name = rustix::fs::readlinkat(&*directory, "exe", Vec::new()).map_err(failed("read the program's name"))?;
+        let name = rustix::fs::readlinkat(&*directory, "exe", Vec::new())
+            .map_err(failed("read the program's name"))?;
         let state = file_state(&program).map_err(failed("examine the program"))?;
         self.check_alive()?;
         let name = PathBuf::from(std::ffi::OsString::from_vec(name.into_bytes()));
@@ -320,11 +327,13 @@ fn open_directory(pid: i32) -> Result<OwnedFd, PeerError> {
 }
 
 fn read_file(directory: &OwnedFd, name: &'static str, pid: i32) -> Result<Vec<u8>, PeerError> {
-    let fd = rustix::fs::openat(directory, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(|cause| match cause {
-        // An open directory of a process that has ended shows no files.
-        rustix::io::Errno::NOENT => PeerError::Gone { pid },
-        cause => unreadable("open a /proc file", pid, cause),
-    })?;
+    let fd = rustix::fs::openat(directory, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(
+        |cause| match cause {
+            // An open directory of a process that has ended shows no files.
+            rustix::io::Errno::NOENT => PeerError::Gone { pid },
+            cause => unreadable("open a /proc file", pid, cause),
+        },
+    )?;
     let mut bytes = Vec::with_capacity(2048);
     match File::from(fd).take(MAX_PROC_FILE).read_to_end(&mut bytes) {
         Ok(_) => Ok(bytes),
@@ -347,7 +356,8 @@ fn sample(pid: i32, handle: &Handle) -> Result<Sample, PeerError> {
         return Err(PeerError::Gone { pid });
     }
     let bytes = read_file(&directory, "status", pid)?;
-    let status = proc::parse_status(&bytes).map_err(|cause| PeerError::Format { pid, file: "status", cause })?;
+    let status =
+        proc::parse_status(&bytes).map_err(|cause| PeerError::Format { pid, file: "status", cause })?;
     let look = |name: &'static str| match statx(&directory, name) {
         Ok(state) => Ok(Some(state.id)),
         // Another user's process and no right to look: known as unknown, which is the same at every sample.
@@ -384,7 +394,8 @@ pub(crate) fn file_state(file: &impl AsFd) -> Result<FileState, rustix::io::Errn
 
 /// The state of the file that a path names for the agent.
 pub(crate) fn path_state(path: &std::path::Path) -> io::Result<FileState> {
-    Ok(rustix::fs::statx(rustix::fs::CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::BASIC_STATS).map(|s| state_of(&s))?)
+    Ok(rustix::fs::statx(rustix::fs::CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::BASIC_STATS)
+        .map(|s| state_of(&s))?)
 }
 
 fn state_of(s: &rustix::fs::Statx) -> FileState {
@@ -401,7 +412,11 @@ fn state_of(s: &rustix::fs::Statx) -> FileState {
 /// The mount namespaces whose paths mean what they say to the agent's operator: the agent's own and that of pid 1.
 #[must_use]
 pub fn host_mount_namespaces() -> Vec<FileId> {
-    ["self/ns/mnt", "1/ns/mnt"].iter().filter_map(|n| path_state(&proc_root().join(n)).ok()).map(|s| s.id).collect()
+    ["self/ns/mnt", "1/ns/mnt"]
+        .iter()
+        .filter_map(|n| path_state(&proc_root().join(n)).ok())
+        .map(|s| s.id)
+        .collect()
 }
 
 /// Whether every id of the kernel has its own number here. If not, ids that have none all look like 65534.

@@ -91,7 +91,9 @@ impl Status {
 pub fn parse_status(bytes: &[u8]) -> Result<Status, BadProc> {
     let line = |key: &'static str| {
         let mut lines = bytes.split(|b| *b == b'\n');
-        lines.find_map(|line| line.strip_prefix(key.as_bytes())?.strip_prefix(b":")).ok_or(BadProc::Missing(key))
+        lines
+            .find_map(|line| line.strip_prefix(key.as_bytes())?.strip_prefix(b":"))
+            .ok_or(BadProc::Missing(key))
     };
     let four = |key: &'static str| -> Result<[u32; 4], BadProc> {
         let ids = ids(line(key)?, key)?;
@@ -102,7 +104,9 @@ pub fn parse_status(bytes: &[u8]) -> Result<Status, BadProc> {
 
 fn ids(line: &[u8], key: &'static str) -> Result<Vec<u32>, BadProc> {
     let words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
-    words.map(|word| number(word).and_then(|n| u32::try_from(n).ok()).ok_or(BadProc::NotANumber(key))).collect()
+    words
+        .map(|word| number(word).and_then(|n| u32::try_from(n).ok()).ok_or(BadProc::NotANumber(key)))
+        .collect()
 }
 
 /// Digits only: no sign, no space.
@@ -134,7 +138,14 @@ mod tests {
 
     #[test]
     fn broken_files_are_refused() {
-        for text in ["", "1 (a", "1 (a)", "1 (a) SS 1", "1 (a) S 1 2 3", &format!("1 (a){TAIL}").replace("4711", "-1")] {
+        for text in [
+            "",
+            "1 (a",
+            "1 (a)",
+            "1 (a) SS 1",
+            "1 (a) S 1 2 3",
+            &format!("1 (a){TAIL}").replace("4711", "-1"),
+        ] {
             assert!(parse_stat(text.as_bytes()).is_err(), "{text}");
         }
         for text in [

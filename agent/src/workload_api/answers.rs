@@ -13,15 +13,17 @@ use crate::source::WorkloadUpdate;
 
 fn own_bundle(update: &WorkloadUpdate) -> Result<&Bundle, Status> {
     let own = update.bundles.get(&update.trust_domain);
-    own.map(|bundle| &**bundle)
-        .ok_or_else(|| Status::new(Code::Unavailable, "the bundle of the trust domain is not here yet; try again"))
+    own.map(|bundle| &**bundle).ok_or_else(|| {
+        Status::new(Code::Unavailable, "the bundle of the trust domain is not here yet; try again")
+    })
 }
 
 /// The identities that can be told completely: every field but the hint is mandatory (Workload API 5.1).
 fn x509_svids(update: &WorkloadUpdate, bundle: &[u8]) -> Vec<X509svid> {
-    let complete = update.identities.iter().filter(|identity| {
-        !identity.svid.chain.is_empty() && !identity.svid.key_pkcs8.is_empty()
-    });
+    let complete = update
+        .identities
+        .iter()
+        .filter(|identity| !identity.svid.chain.is_empty() && !identity.svid.key_pkcs8.is_empty());
     complete
         .map(|identity| X509svid {
             spiffe_id: identity.spiffe_id.to_string(),
@@ -59,7 +61,8 @@ fn x509(update: &WorkloadUpdate) -> BTreeMap<String, Vec<u8>> {
 }
 
 fn by_id(update: &WorkloadUpdate, form: impl Fn(&Bundle) -> Vec<u8>) -> BTreeMap<String, Vec<u8>> {
-    let entry = |(name, bundle): (&TrustDomain, &std::sync::Arc<Bundle>)| (name.id().to_string(), form(bundle));
+    let entry =
+        |(name, bundle): (&TrustDomain, &std::sync::Arc<Bundle>)| (name.id().to_string(), form(bundle));
     update.bundles.iter().map(entry).collect()
 }
 

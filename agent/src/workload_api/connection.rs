@@ -56,7 +56,11 @@ impl Drop for OpenCall {
     }
 }
 
-pub(super) async fn serve(api: WorkloadApi, socket: &BoundSocket, shutdown: Shutdown) -> Result<(), WorkloadApiError> {
+pub(super) async fn serve(
+    api: WorkloadApi,
+    socket: &BoundSocket,
+    shutdown: Shutdown,
+) -> Result<(), WorkloadApiError> {
     let limits = Arc::new(within_open_files(api.limits.clone()));
     let places = Places::default();
     let shared = Arc::new(Shared::new(api, shutdown.clone()));
@@ -94,7 +98,10 @@ pub(super) async fn serve(api: WorkloadApi, socket: &BoundSocket, shutdown: Shut
 }
 
 fn is_fatal(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(nix::libc::EBADF | nix::libc::EINVAL | nix::libc::ENOTSOCK | nix::libc::EOPNOTSUPP))
+    matches!(
+        error.raw_os_error(),
+        Some(nix::libc::EBADF | nix::libc::EINVAL | nix::libc::ENOTSOCK | nix::libc::EOPNOTSUPP)
+    )
 }
 
 /// As many connections as the limit of open files has room for.
@@ -108,8 +115,12 @@ fn within_open_files(mut limits: Limits) -> Limits {
 fn admit(stream: UnixStream, limits: &Arc<Limits>, places: &Places, routes: &Routes, shutdown: &Shutdown) {
     let Ok(credentials) = getsockopt(&stream.as_fd(), sockopt::PeerCredentials) else { return };
     let Some(place) = places.connection(credentials.uid(), limits) else {
-        tracing::warn!(subsystem_name = "endpoints", caller_uid = credentials.uid(), pid = credentials.pid(),
-            "too many connections: refused");
+        tracing::warn!(
+            subsystem_name = "endpoints",
+            caller_uid = credentials.uid(),
+            pid = credentials.pid(),
+            "too many connections: refused"
+        );
         return;
     };
     // At once, so that a process has the least time to become another program before it is looked at.
@@ -122,7 +133,8 @@ fn admit(stream: UnixStream, limits: &Arc<Limits>, places: &Places, routes: &Rou
         }
     };
     let caller = Arc::new(Caller { peer, calls: AtomicUsize::new(0) });
-    let (limits, places, routes, ended) = (Arc::clone(limits), places.clone(), routes.clone(), shutdown.requested());
+    let (limits, places, routes, ended) =
+        (Arc::clone(limits), places.clone(), routes.clone(), shutdown.requested());
     tokio::spawn(async move {
         let _place = place;
         let started = timeout(limits.first_byte, stream.ready(Interest::READABLE)).await;

@@ -9,16 +9,16 @@ use futures_util::stream::try_unfold;
 use hardroot_api::workload::spiffe_workload_api_server::{SpiffeWorkloadApi, SpiffeWorkloadApiServer};
 use hardroot_api::workload::{
     JwtBundlesRequest, JwtBundlesResponse, Jwtsvid, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
-    ValidateJwtsvidResponse, WitBundlesRequest, WitBundlesResponse, WitsvidRequest, WitsvidResponse, X509BundlesRequest,
-    X509BundlesResponse, X509svidRequest, X509svidResponse,
+    ValidateJwtsvidResponse, WitBundlesRequest, WitBundlesResponse, WitsvidRequest, WitsvidResponse,
+    X509BundlesRequest, X509BundlesResponse, X509svidRequest, X509svidResponse,
 };
 use hardroot_identity::{SpiffeId, verify_jwt_svid};
 use hardroot_runtime::shutdown::Shutdown;
 use prost::Message;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
-use tonic::service::interceptor::InterceptedService;
 use tonic::service::Routes;
+use tonic::service::interceptor::InterceptedService;
 use tonic::{Code, Request, Response, Status};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
@@ -132,7 +132,10 @@ impl SpiffeWorkloadApi for Service {
     type FetchWITSVIDStream = Answers<WitsvidResponse>;
     type FetchWITBundlesStream = Answers<WitBundlesResponse>;
 
-    async fn fetch_x509svid(&self, request: Request<X509svidRequest>) -> Result<Response<Answers<X509svidResponse>>, Status> {
+    async fn fetch_x509svid(
+        &self,
+        request: Request<X509svidRequest>,
+    ) -> Result<Response<Answers<X509svidResponse>>, Status> {
         self.stream(request, answers::x509_svid).await
     }
 
@@ -143,11 +146,17 @@ impl SpiffeWorkloadApi for Service {
         self.stream(request, answers::x509_bundles).await
     }
 
-    async fn fetch_jwt_bundles(&self, request: Request<JwtBundlesRequest>) -> Result<Response<Answers<JwtBundlesResponse>>, Status> {
+    async fn fetch_jwt_bundles(
+        &self,
+        request: Request<JwtBundlesRequest>,
+    ) -> Result<Response<Answers<JwtBundlesResponse>>, Status> {
         self.stream(request, answers::jwt_bundles).await
     }
 
-    async fn fetch_jwtsvid(&self, request: Request<JwtsvidRequest>) -> Result<Response<JwtsvidResponse>, Status> {
+    async fn fetch_jwtsvid(
+        &self,
+        request: Request<JwtsvidRequest>,
+    ) -> Result<Response<JwtsvidResponse>, Status> {
         let asked = request.get_ref();
         if asked.audience.is_empty() || asked.audience.iter().any(String::is_empty) {
             return Err(invalid("audience must be specified"));
@@ -169,11 +178,20 @@ impl SpiffeWorkloadApi for Service {
             if wanted.as_ref().is_some_and(|id| *id != identity.spiffe_id) {
                 continue;
             }
-            let svid = self.shared.api.jwt.fetch(identity, &request.get_ref().audience).await.map_err(|why| match why {
-                JwtUnavailable::Never => Status::new(Code::Unimplemented, why.to_string()),
-                JwtUnavailable::Now(_) => Status::new(Code::Unavailable, format!("could not fetch JWT-SVID: {why}")),
-            })?;
-            svids.push(Jwtsvid { spiffe_id: identity.spiffe_id.to_string(), svid, hint: identity.hint.clone() });
+            let svid =
+                self.shared.api.jwt.fetch(identity, &request.get_ref().audience).await.map_err(|why| {
+                    match why {
+                        JwtUnavailable::Never => Status::new(Code::Unimplemented, why.to_string()),
+                        JwtUnavailable::Now(_) => {
+                            Status::new(Code::Unavailable, format!("could not fetch JWT-SVID: {why}"))
+                        }
+                    }
+                })?;
+            svids.push(Jwtsvid {
+                spiffe_id: identity.spiffe_id.to_string(),
+                svid,
+                hint: identity.hint.clone(),
+            });
         }
         if svids.is_empty() {
             return Err(Status::new(Code::PermissionDenied, "no identity issued"));
@@ -195,8 +213,9 @@ impl SpiffeWorkloadApi for Service {
         let update = session.next().await?;
         let ValidateJwtsvidRequest { audience, svid } = request.into_inner();
         let now = self.shared.api.clock.now();
-        let judged = verify_jwt_svid(&svid, &[audience], |domain| update.bundles.get(domain).cloned(), now, LEEWAY)
-            .map_err(|why| invalid(&why.to_string()))?;
+        let judged =
+            verify_jwt_svid(&svid, &[audience], |domain| update.bundles.get(domain).cloned(), now, LEEWAY)
+                .map_err(|why| invalid(&why.to_string()))?;
         let claims = if judged.id.is_member_of(&update.trust_domain) {
             judged.claims
         } else {
@@ -206,7 +225,10 @@ impl SpiffeWorkloadApi for Service {
         Ok(Response::new(ValidateJwtsvidResponse { spiffe_id: judged.id.to_string(), claims }))
     }
 
-    async fn fetch_witsvid(&self, _request: Request<WitsvidRequest>) -> Result<Response<Answers<WitsvidResponse>>, Status> {
+    async fn fetch_witsvid(
+        &self,
+        _request: Request<WitsvidRequest>,
+    ) -> Result<Response<Answers<WitsvidResponse>>, Status> {
         Err(no_wit())
     }
 

@@ -43,8 +43,14 @@ impl Session {
                 Some(Status::new(Code::Unavailable, "the agent has not reached its server yet; try again"))
             }
             Availability::None => {
-                tracing::info!(subsystem_name = "endpoints", pid = self.caller.peer.pid(), caller_uid = self.caller.peer.uid(),
-                    registered = false, selectors = self.selectors.len(), NO_IDENTITY);
+                tracing::info!(
+                    subsystem_name = "endpoints",
+                    pid = self.caller.peer.pid(),
+                    caller_uid = self.caller.peer.uid(),
+                    registered = false,
+                    selectors = self.selectors.len(),
+                    NO_IDENTITY
+                );
                 Some(Status::new(Code::PermissionDenied, NO_IDENTITY))
             }
             Availability::Pending | Availability::Ready(_) => None,
@@ -91,7 +97,11 @@ impl Session {
         if selectors == self.selectors {
             return Ok(());
         }
-        tracing::info!(subsystem_name = "endpoints", pid = self.caller.peer.pid(), "the workload's selectors changed: stream ended");
+        tracing::info!(
+            subsystem_name = "endpoints",
+            pid = self.caller.peer.pid(),
+            "the workload's selectors changed: stream ended"
+        );
         Err(Status::new(Code::Unavailable, "the workload changed; call again"))
     }
 
