@@ -657,7 +657,7 @@ async fn what_is_wrong_with_a_nodes_files_is_said() {
         }
     };
     assert!(reason(Node::new(&leaf, &other.serialize_pem())).await.contains("another key"));
-    assert!(reason(Node::new("", &key.serialize_pem())).await.contains("certificate"));
+    assert!(reason(Node::new("", &key.serialize_pem())).await.contains("cert.pem"));
     assert!(reason(Node::new(&leaf, "")).await.contains("no PEM block"));
     let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAA==\n-----END ENCRYPTED PRIVATE KEY-----\n";
     assert!(reason(Node::new(&leaf, encrypted)).await.contains("encrypted"));

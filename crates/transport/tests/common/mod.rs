@@ -1,0 +1,170 @@
+//! A certificate authority, keys, a server that tells whom it sees, and clients.
+
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use arc_swap::ArcSwapOption;
+use hardroot_hsm_keymanager::memory::MemoryKeyManager;
+use hardroot_hsm_keymanager::{KeyId, KeyManager, KeyType};
+use hardroot_identity::{Bundle, SpiffeId, TrustDomain, X509Authority};
+use hardroot_transport::{
+    BundleSet, BundleSource, ConnectError, ConnectOptions, IdentitySlot, Limits, ListenStats, PeerInfo,
+    RemoteKey, ServerTrust, TlsIdentity, client_config, connect, recheck, server_config, tls_incoming,
+};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    SerialNumber, SubjectPublicKeyInfo,
+};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tonic::transport::Channel;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+
+pub const SERVER: &str = "spiffe://example.org/spire/server";
+pub const AGENT: &str = "spiffe://example.org/spire/agent/x509pop/7";
+
+pub fn id(text: &str) -> SpiffeId {
+    text.parse().unwrap()
+}
+
+pub fn td(name: &str) -> TrustDomain {
+    name.parse().unwrap()
+}
+
+pub struct Ca {
+    issuer: Issuer<'static, KeyPair>,
+    pub der: Vec<u8>,
+    trust_domain: TrustDomain,
+}
+
+impl Ca {
+    pub fn new(trust_domain: &str) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.subject_alt_names = vec![SanType::URI(format!("spiffe://{trust_domain}").try_into().unwrap())];
+        let der = params.self_signed(&key).unwrap().der().to_vec();
+        Self { issuer: Issuer::new(params, key), der, trust_domain: td(trust_domain) }
+    }
+
+    pub fn bundle(&self) -> Bundle {
+        let mut bundle = Bundle::new(self.trust_domain.clone());
+        bundle.x509_authorities.push(X509Authority { der: self.der.clone(), tainted: false });
+        bundle
+    }
+
+    pub fn bundles(&self) -> Arc<BundleSet> {
+        Arc::new(BundleSet::new([self.bundle()]))
+    }
+
+    pub fn sign(&self, id: &str, spki_der: &[u8], serial: u8, last_year: i32) -> Vec<u8> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.not_after = rcgen::date_time_ymd(last_year, 1, 1);
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.serial_number = Some(SerialNumber::from_slice(&[serial]));
+        params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
+        let spki = SubjectPublicKeyInfo::from_der(spki_der).unwrap();
+        params.signed_by(&spki, &self.issuer).unwrap().der().to_vec()
+    }
+
+    pub async fn identity_of(&self, id: &str, kind: KeyType, serial: u8, last_year: i32) -> TlsIdentity {
+        let keys = Arc::new(MemoryKeyManager::new());
+        self.identity_in(keys, id, kind, serial, last_year).await
+    }
+
+    pub async fn identity_in(
+        &self,
+        keys: Arc<dyn KeyManager>,
+        id: &str,
+        kind: KeyType,
+        serial: u8,
+        last_year: i32,
+    ) -> TlsIdentity {
+        let key_id = KeyId::new("tls").unwrap();
+        let public = keys.generate(&key_id, kind).await.unwrap();
+        let leaf = self.sign(id, &public.spki_der, serial, last_year);
+        TlsIdentity::new(vec![leaf], Arc::new(RemoteKey::new(keys, key_id, public))).unwrap()
+    }
+
+    pub async fn identity(&self, id: &str) -> TlsIdentity {
+        self.identity_of(id, KeyType::EcP256, 1, 2100).await
+    }
+}
+
+pub fn slot(identity: TlsIdentity) -> IdentitySlot {
+    Arc::new(ArcSwapOption::from_pointee(identity))
+}
+
+pub struct Server {
+    pub addr: SocketAddr,
+    pub stats: Arc<ListenStats>,
+    peers: Arc<Mutex<Vec<Arc<PeerInfo>>>>,
+    _stop: oneshot::Sender<()>,
+}
+
+impl Server {
+    pub async fn start(identity: IdentitySlot, bundles: Arc<BundleSet>, limits: Limits) -> Self {
+        let config = server_config(identity, bundles.clone());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let incoming = tls_incoming(listener, config, limits);
+        let stats = incoming.stats();
+        let peers: Arc<Mutex<Vec<Arc<PeerInfo>>>> = Arc::default();
+        let seen = peers.clone();
+        let look = move |request: tonic::Request<()>| {
+            let peer = request.extensions().get::<Arc<PeerInfo>>().cloned().unwrap();
+            recheck(&peer, &*bundles as &dyn BundleSource, std::time::SystemTime::now())
+                .map_err(|error| tonic::Status::unauthenticated(error.to_string()))?;
+            seen.lock().unwrap().push(peer);
+            Ok(request)
+        };
+        let (reporter, health) = tonic_health::server::health_reporter();
+        reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
+        let (stop, stopped) = oneshot::channel();
+        let service = tonic::service::interceptor::InterceptedService::new(health, look);
+        tokio::spawn(async move {
+            tonic::transport::Server::builder()
+                .add_service(service)
+                .serve_with_incoming_shutdown(incoming, async move { drop(stopped.await) })
+                .await
+                .unwrap();
+        });
+        Self { addr, stats, peers, _stop: stop }
+    }
+
+    pub async fn of(ca: &Ca) -> Self {
+        Self::start(slot(ca.identity(SERVER).await), ca.bundles(), Limits::default()).await
+    }
+
+    pub fn last_peer(&self) -> Arc<PeerInfo> {
+        self.peers.lock().unwrap().last().cloned().unwrap()
+    }
+
+    pub async fn connect(
+        &self,
+        trust: ServerTrust,
+        identity: Option<TlsIdentity>,
+    ) -> Result<Channel, ConnectError> {
+        self.connect_as(SERVER, trust, identity).await
+    }
+
+    pub async fn connect_as(
+        &self,
+        expected: &str,
+        trust: ServerTrust,
+        identity: Option<TlsIdentity>,
+    ) -> Result<Channel, ConnectError> {
+        let config = client_config(id(expected), trust, identity.map(slot));
+        connect(&self.addr.to_string(), config, ConnectOptions::default()).await
+    }
+}
+
+pub async fn call(channel: &Channel) -> Result<(), tonic::Status> {
+    HealthClient::new(channel.clone()).check(HealthCheckRequest::default()).await.map(drop)
+}

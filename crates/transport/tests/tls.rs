@@ -1,0 +1,462 @@
+//! TLS between our own client and server: who is trusted, who is not, and what a bad peer can do.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail loudly"
+)]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwapOption;
+use common::{AGENT, Ca, SERVER, Server, call, id, slot};
+use hardroot_hsm_keymanager::memory::MemoryKeyManager;
+use hardroot_hsm_keymanager::{
+    Custody, Digest, KeyError, KeyId, KeyInfo, KeyManager, KeyType, PublicKey, SignatureScheme,
+};
+use hardroot_transport::{
+    BundleSet, ConnectError, ConnectOptions, Limits, PeerInfo, RemoteKey, ServerTrust, TlsIdentity,
+    TrustError, client_config, connect, recheck, server_config,
+};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified};
+use rustls::{DigitallySignedStruct, HandshakeKind};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
+/// Waits until `done`, for a generous while.
+async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    for _ in 0..3_000 {
+        if done() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{what} did not happen");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_sides_know_each_other_with_every_kind_of_key() {
+    let ca = Ca::new("example.org");
+    for kind in [KeyType::EcP256, KeyType::EcP384, KeyType::Rsa2048] {
+        let server_side = slot(ca.identity_of(SERVER, kind, 1, 2100).await);
+        let server = Server::start(server_side, ca.bundles(), Limits::default()).await;
+        let agent = ca.identity_of(AGENT, kind, 77, 2100).await;
+        let leaf = agent.chain[0].clone();
+        let channel = server.connect(ServerTrust::Bundle(ca.bundles()), Some(agent)).await.unwrap();
+        call(&channel).await.unwrap();
+        let peer = server.last_peer();
+        assert_eq!(peer.id, Some(id(AGENT)));
+        assert_eq!(peer.leaf_serial.as_deref(), Some("77"));
+        assert_eq!(peer.cert_chain, [leaf]);
+        assert!(peer.leaf_not_after.is_some_and(|end| end > SystemTime::now()));
+        assert!(peer.addr.ip().is_loopback());
+    }
+}
+
+/// Accepts every server certificate, so that the server's half can be looked at alone.
+#[derive(Debug)]
+struct Gullible(rustls::crypto::WebPkiSupportedAlgorithms);
+
+impl rustls::client::danger::ServerCertVerifier for Gullible {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0)
+    }
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0)
+    }
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.0.supported_schemes()
+    }
+}
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_knows_tls_1_2_only() {
+    let ca = Ca::new("example.org");
+    for kind in [KeyType::EcP256, KeyType::EcP384, KeyType::Rsa2048] {
+        let server_side = slot(ca.identity_of(SERVER, kind, 1, 2100).await);
+        let server = Server::start(server_side, ca.bundles(), Limits::default()).await;
+        let agent = slot(ca.identity_of(AGENT, kind, 2, 2100).await);
+        let ours = client_config(id(SERVER), ServerTrust::Bundle(ca.bundles()), Some(agent));
+        let gullible = Gullible(provider().signature_verification_algorithms);
+        let mut old = rustls::ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS12])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(gullible))
+            .with_client_cert_resolver(ours.client_auth_cert_resolver.clone());
+        old.alpn_protocols = vec![b"h2".to_vec()];
+        let channel =
+            connect(&server.addr.to_string(), Arc::new(old), ConnectOptions::default()).await.unwrap();
+        call(&channel).await.unwrap();
+        assert_eq!(server.last_peer().id, Some(id(AGENT)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_knows_tls_1_2_only() {
+    let ca = Ca::new("example.org");
+    let ours = server_config(slot(ca.identity(SERVER).await), ca.bundles());
+    let old = rustls::ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS12])
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(ours.cert_resolver.clone());
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(old));
+    for (trust, good) in [(ca.bundles(), true), (Ca::new("example.org").bundles(), false)] {
+        let (near, far) = tokio::io::duplex(16 * 1024);
+        let acceptor = acceptor.clone();
+        tokio::spawn(async move { drop(acceptor.accept(far).await) });
+        let tls =
+            tokio_rustls::TlsConnector::from(client_config(id(SERVER), ServerTrust::Bundle(trust), None));
+        let outcome = tls.connect("localhost".try_into().unwrap(), near).await;
+        assert_eq!(outcome.is_ok(), good);
+        if let Ok(stream) = outcome {
+            assert_eq!(stream.get_ref().1.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_2));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_needs_no_certificate() {
+    let ca = Ca::new("example.org");
+    let server = Server::of(&ca).await;
+    let channel = server.connect(ServerTrust::Bundle(ca.bundles()), None).await.unwrap();
+    call(&channel).await.unwrap();
+    let peer = server.last_peer();
+    assert_eq!((peer.id.clone(), peer.cert_chain.len()), (None, 0));
+}
+
+fn is_untrusted(outcome: Result<impl Sized, ConnectError>, text: &str) {
+    match outcome {
+        Err(error @ ConnectError::Untrusted { .. }) => {
+            assert!(error.is_about_trust());
+            assert!(error.to_string().contains(text), "{error} does not say {text:?}");
+        }
+        Err(other) => panic!("expected untrusted, got {other}"),
+        Ok(_) => panic!("trusted"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_not_the_expected_one_is_refused() {
+    let (ca, other) = (Ca::new("example.org"), Ca::new("example.org"));
+    let server = Server::of(&ca).await;
+    is_untrusted(server.connect(ServerTrust::Bundle(other.bundles()), None).await, SERVER);
+    is_untrusted(
+        server.connect(ServerTrust::Bundle(Ca::new("other.org").bundles()), None).await,
+        "no bundle",
+    );
+    let foreign = "spiffe://example.org/spire/other";
+    is_untrusted(server.connect_as(foreign, ServerTrust::Bundle(ca.bundles()), None).await, foreign);
+    let expired = slot(ca.identity_of(SERVER, KeyType::EcP256, 1, 2020).await);
+    let server = Server::start(expired, ca.bundles(), Limits::default()).await;
+    is_untrusted(server.connect(ServerTrust::Bundle(ca.bundles()), None).await, SERVER);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn insecure_bootstrap_takes_any_chain_but_only_the_expected_id() {
+    let ca = Ca::new("example.org");
+    let server = Server::of(&ca).await;
+    let channel = server.connect(ServerTrust::InsecureBootstrap, None).await.unwrap();
+    call(&channel).await.unwrap();
+    let other = server.connect_as("spiffe://example.org/x", ServerTrust::InsecureBootstrap, None).await;
+    is_untrusted(other, "spiffe://example.org/x");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_client_certificate_is_refused_and_the_client_is_told_at_once() {
+    let (ca, other) = (Ca::new("example.org"), Ca::new("example.org"));
+    let server = Server::of(&ca).await;
+    for bad in [
+        other.identity(AGENT).await,
+        Ca::new("foreign.org").identity("spiffe://foreign.org/x").await,
+        ca.identity_of(AGENT, KeyType::EcP256, 1, 2020).await,
+    ] {
+        match server.connect(ServerTrust::Bundle(ca.bundles()), Some(bad)).await {
+            Err(error @ ConnectError::Refused { .. }) => assert!(error.is_about_trust()),
+            Err(other) => panic!("expected a refusal, got {other}"),
+            Ok(_) => panic!("accepted"),
+        }
+    }
+    assert_eq!(server.stats.failed_handshakes.load(Ordering::Relaxed), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_an_identity_every_handshake_fails_and_a_new_one_counts_at_once() {
+    let ca = Ca::new("example.org");
+    let identity: hardroot_transport::IdentitySlot = Arc::new(ArcSwapOption::empty());
+    let server = Server::start(identity.clone(), ca.bundles(), Limits::default()).await;
+    let trust = || ServerTrust::Bundle(ca.bundles());
+    assert!(server.connect(trust(), None).await.is_err());
+    for serial in [5, 6] {
+        identity.store(Some(Arc::new(ca.identity_of(SERVER, KeyType::EcP256, serial, 2100).await)));
+        let config = client_config(id(SERVER), trust(), None);
+        let tcp = TcpStream::connect(server.addr).await.unwrap();
+        let tls = tokio_rustls::TlsConnector::from(config);
+        let stream = tls.connect("localhost".try_into().unwrap(), tcp).await.unwrap();
+        let leaf = stream.get_ref().1.peer_certificates().unwrap()[0].to_vec();
+        let svid = hardroot_identity::X509Svid::parse(vec![leaf]).unwrap();
+        assert_eq!(svid.serial, serial.to_string());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_are_never_resumed() {
+    let ca = Ca::new("example.org");
+    let server = Server::of(&ca).await;
+    let mut config = client_config(id(SERVER), ServerTrust::Bundle(ca.bundles()), None);
+    Arc::make_mut(&mut config).resumption = rustls::client::Resumption::in_memory_sessions(8);
+    let tls = tokio_rustls::TlsConnector::from(config);
+    for _ in 0..3 {
+        let tcp = TcpStream::connect(server.addr).await.unwrap();
+        let mut stream = tls.connect("localhost".try_into().unwrap(), tcp).await.unwrap();
+        // The server's SETTINGS; a ticket would have come before them.
+        stream.read_exact(&mut [0; 9]).await.unwrap();
+        assert_eq!(stream.get_ref().1.handshake_kind(), Some(HandshakeKind::Full));
+        assert_eq!(stream.get_ref().1.tls13_tickets_received(), 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_does_not_speak_h2_is_closed() {
+    let ca = Ca::new("example.org");
+    let server = Server::of(&ca).await;
+    let mut config = client_config(id(SERVER), ServerTrust::Bundle(ca.bundles()), None);
+    Arc::make_mut(&mut config).alpn_protocols.clear();
+    let tcp = TcpStream::connect(server.addr).await.unwrap();
+    let tls = tokio_rustls::TlsConnector::from(config);
+    let mut stream = tls.connect("localhost".try_into().unwrap(), tcp).await.unwrap();
+    assert!(stream.read_exact(&mut [0; 9]).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn peers_that_never_finish_the_handshake_stop_nobody_and_are_closed() {
+    let ca = Ca::new("example.org");
+    let limits = Limits { handshake_timeout: Duration::from_secs(5), max_signing: 2, ..Limits::default() };
+    let server = Server::start(slot(ca.identity(SERVER).await), ca.bundles(), limits).await;
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        silent.push(TcpStream::connect(server.addr).await.unwrap());
+    }
+    let channel = server.connect(ServerTrust::Bundle(ca.bundles()), None).await.unwrap();
+    call(&channel).await.unwrap();
+    for mut stream in silent {
+        assert_eq!(stream.read(&mut [0; 64]).await.unwrap_or(0), 0, "closed without a word");
+    }
+    assert_eq!(server.stats.failed_handshakes.load(Ordering::Relaxed), 100);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_are_limited_per_address_and_a_closed_one_makes_room() {
+    let ca = Ca::new("example.org");
+    let limits = Limits { max_per_ip: 2, ..Limits::default() };
+    let server = Server::start(slot(ca.identity(SERVER).await), ca.bundles(), limits).await;
+    let trust = || ServerTrust::Bundle(ca.bundles());
+    let first = server.connect(trust(), None).await.unwrap();
+    call(&first).await.unwrap();
+    let second = server.connect(trust(), None).await.unwrap();
+    call(&second).await.unwrap();
+    assert!(server.connect(trust(), None).await.is_err());
+    assert_eq!(server.stats.refused.load(Ordering::Relaxed), 1);
+    drop(first);
+    let mut third = None;
+    for _ in 0..500 {
+        match server.connect(trust(), None).await {
+            Ok(channel) => {
+                third = Some(channel);
+                break;
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+    call(&third.expect("room after one has gone")).await.unwrap();
+}
+
+/// Signs only once other tasks have made progress, as many as a 100 ms signature leaves time for.
+struct Patient {
+    keys: MemoryKeyManager,
+    ticks: Arc<AtomicU64>,
+}
+
+#[async_trait::async_trait]
+impl KeyManager for Patient {
+    fn custody(&self) -> Custody {
+        self.keys.custody()
+    }
+    async fn generate(&self, id: &KeyId, kind: KeyType) -> Result<PublicKey, KeyError> {
+        self.keys.generate(id, kind).await
+    }
+    async fn find(&self, id: &KeyId) -> Result<Option<PublicKey>, KeyError> {
+        self.keys.find(id).await
+    }
+    async fn list(&self) -> Result<Vec<KeyInfo>, KeyError> {
+        self.keys.list().await
+    }
+    async fn sign(&self, id: &KeyId, scheme: SignatureScheme, digest: &Digest) -> Result<Vec<u8>, KeyError> {
+        let enough = self.ticks.load(Ordering::Relaxed) + 20;
+        let ticks = self.ticks.clone();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        until("progress of others while a key signs", || ticks.load(Ordering::Relaxed) > enough).await;
+        self.keys.sign(id, scheme, digest).await
+    }
+    async fn destroy(&self, id: &KeyId) -> Result<(), KeyError> {
+        self.keys.destroy(id).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_slow_key_stalls_nobody_else_even_on_one_worker() {
+    let ca = Ca::new("example.org");
+    let ticks: Arc<AtomicU64> = Arc::default();
+    let ticker = ticks.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            ticker.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let keys = Arc::new(Patient { keys: MemoryKeyManager::new(), ticks: ticks.clone() });
+    let identity = ca.identity_in(keys, SERVER, KeyType::EcP256, 1, 2100).await;
+    let server = Arc::new(Server::start(slot(identity), ca.bundles(), Limits::default()).await);
+    let bundles = ca.bundles();
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let (server, trust) = (server.clone(), ServerTrust::Bundle(bundles.clone()));
+            tokio::spawn(async move { call(&server.connect(trust, None).await.unwrap()).await.unwrap() })
+        })
+        .collect();
+    for client in clients {
+        client.await.unwrap();
+    }
+}
+
+#[test]
+fn on_a_runtime_with_one_thread_the_handshake_fails_instead_of_blocking_it() {
+    use rustls::sign::SigningKey;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let keys = Arc::new(MemoryKeyManager::new());
+        let key_id = KeyId::new("k").unwrap();
+        let public = keys.generate(&key_id, KeyType::EcP256).await.unwrap();
+        let key = RemoteKey::new(keys, key_id, public);
+        let signer = key.choose_scheme(&[rustls::SignatureScheme::ECDSA_NISTP256_SHA256]).unwrap();
+        assert!(signer.sign(b"message").unwrap_err().to_string().contains("multi-thread"));
+        assert!(key.choose_scheme(&[rustls::SignatureScheme::RSA_PSS_SHA256]).is_none());
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_authority_is_noticed_at_the_next_call_of_an_open_connection() {
+    let ca = Ca::new("example.org");
+    let bundles = ca.bundles();
+    let server = Server::start(slot(ca.identity(SERVER).await), bundles.clone(), Limits::default()).await;
+    let agent = ca.identity(AGENT).await;
+    let channel = server.connect(ServerTrust::Bundle(ca.bundles()), Some(agent)).await.unwrap();
+    call(&channel).await.unwrap();
+    call(&channel).await.unwrap();
+    bundles.put(Ca::new("example.org").bundle());
+    assert_eq!(call(&channel).await.unwrap_err().code(), tonic::Code::Unauthenticated);
+    bundles.put(ca.bundle());
+    call(&channel).await.unwrap();
+    bundles.remove(&common::td("example.org"));
+    assert_eq!(call(&channel).await.unwrap_err().code(), tonic::Code::Unauthenticated);
+}
+
+#[tokio::test]
+async fn recheck_looks_at_expiry_every_time_and_passes_those_without_a_certificate() {
+    let ca = Ca::new("example.org");
+    let bundles = ca.bundles();
+    let addr = "127.0.0.1:1".parse().unwrap();
+    let now = SystemTime::now();
+    let chain = ca.identity_of(AGENT, KeyType::EcP256, 1, 2100).await.chain;
+    let peer = PeerInfo::from_chain(addr, chain.clone(), &*bundles, now).unwrap();
+    let end = peer.leaf_not_after.unwrap();
+    recheck(&peer, &*bundles, now).unwrap();
+    recheck(&peer, &*bundles, end).unwrap();
+    let late = recheck(&peer, &*bundles, end + Duration::from_secs(1));
+    assert!(matches!(late, Err(TrustError::Expired { .. })));
+    recheck(&PeerInfo::anonymous(addr), &BundleSet::default(), now).unwrap();
+    let unknown = PeerInfo::from_chain(addr, chain, &BundleSet::default(), now);
+    assert!(matches!(unknown, Err(TrustError::NoBundle { .. })));
+}
+
+#[tokio::test]
+async fn a_certificate_for_another_key_makes_no_identity() {
+    let ca = Ca::new("example.org");
+    let (one, two) = (ca.identity(AGENT).await, ca.identity(AGENT).await);
+    assert!(TlsIdentity::new(one.chain.clone(), two.key).is_err());
+    assert!(TlsIdentity::new(vec![], one.key.clone()).is_err());
+    TlsIdentity::new(one.chain, one.key).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failures_to_connect_are_told_apart() {
+    let ca = Ca::new("example.org");
+    let config = client_config(id(SERVER), ServerTrust::Bundle(ca.bundles()), None);
+    let options = || ConnectOptions { timeout: Duration::from_millis(300), ..ConnectOptions::default() };
+    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent = free.local_addr().unwrap().to_string();
+    let timed_out = connect(&silent, config.clone(), options()).await;
+    assert!(matches!(timed_out, Err(ConnectError::TimedOut { .. })));
+    drop(free);
+    let refused = connect(&silent, config.clone(), options()).await;
+    assert!(matches!(refused, Err(ConnectError::Unreachable { .. })));
+    let bad = connect("no port", config, options()).await;
+    assert!(matches!(bad, Err(ConnectError::BadAddress { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_channel_mends_itself_when_the_server_comes_back() {
+    let ca = Ca::new("example.org");
+    let server = Server::of(&ca).await;
+    let addr = server.addr;
+    let channel = server.connect(ServerTrust::Bundle(ca.bundles()), None).await.unwrap();
+    call(&channel).await.unwrap();
+    drop(server);
+    until("the old server to go", || std::net::TcpStream::connect(addr).is_err()).await;
+    let listener = tokio::net::TcpListener::bind(addr).await.unwrap();
+    let config = server_config(slot(ca.identity(SERVER).await), ca.bundles());
+    let incoming = hardroot_transport::tls_incoming(listener, config, Limits::default());
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
+    tokio::spawn(tonic::transport::Server::builder().add_service(health).serve_with_incoming(incoming));
+    let mut answered = false;
+    for _ in 0..100 {
+        answered = call(&channel).await.is_ok();
+        if answered {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(answered);
+}
