@@ -284,9 +284,8 @@ impl Dial {
         if self.tls.client_auth_cert_resolver.has_certs() {
             // In TLS 1.3 a client is done before the server has judged its certificate. gRPC servers speak
             // first (SETTINGS), so the verdict is here within a round trip.
-            match tokio::time::timeout(FIRST_WORD, stream.first_word()).await {
-                Ok(Err(error)) => return Err(failed(error)),
-                Ok(Ok(())) | Err(_) => {}
+            if let Ok(Err(error)) = tokio::time::timeout(FIRST_WORD, stream.first_word()).await {
+                return Err(failed(error));
             }
         }
         Ok(stream)

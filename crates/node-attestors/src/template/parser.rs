@@ -122,7 +122,7 @@ pub(super) enum Base {
 /// How a list of nodes ended.
 enum End {
     Text,
-    End,
+    Block,
     Else,
     ElseIf,
 }
@@ -183,7 +183,7 @@ impl Parser {
                 _ => {
                     if self.take_word("end") {
                         self.close()?;
-                        return Ok((nodes, End::End));
+                        return Ok((nodes, End::Block));
                     }
                     if self.take_word("else") {
                         if self.take_word("if") {
@@ -223,11 +223,11 @@ impl Parser {
             arms.push((condition, body));
             match end {
                 End::ElseIf => {}
-                End::End => return Ok(Node::If { arms, otherwise: Vec::new() }),
+                End::Block => return Ok(Node::If { arms, otherwise: Vec::new() }),
                 End::Else => {
                     let (otherwise, end) = self.nodes(depth + 1)?;
                     return match end {
-                        End::End => Ok(Node::If { arms, otherwise }),
+                        End::Block => Ok(Node::If { arms, otherwise }),
                         _ => self.syntax("expected {{end}} after {{else}}"),
                     };
                 }
@@ -240,11 +240,11 @@ impl Parser {
     fn block(&mut self, depth: usize) -> Result<(Vec<Node>, Vec<Node>), BadTemplate> {
         let (body, end) = self.nodes(depth + 1)?;
         match end {
-            End::End => Ok((body, Vec::new())),
+            End::Block => Ok((body, Vec::new())),
             End::Else => {
                 let (otherwise, end) = self.nodes(depth + 1)?;
                 match end {
-                    End::End => Ok((body, otherwise)),
+                    End::Block => Ok((body, otherwise)),
                     _ => self.syntax("expected {{end}} after {{else}}"),
                 }
             }

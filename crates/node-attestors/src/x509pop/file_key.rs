@@ -101,20 +101,19 @@ impl FileKey {
     }
 
     fn from_der(label: &str, der: &[u8]) -> Result<Self, &'static str> {
-        let curves: [(_, fn(EcdsaKeyPair) -> Self); 3] = [
-            (&ECDSA_P256_SHA256_ASN1_SIGNING, Self::P256),
-            (&ECDSA_P384_SHA384_ASN1_SIGNING, Self::P384),
-            (&ECDSA_P521_SHA256_ASN1_SIGNING, Self::P521),
-        ];
-        for (algorithm, make) in curves {
-            let pair = match label {
-                "PRIVATE KEY" => EcdsaKeyPair::from_pkcs8(algorithm, der),
-                "EC PRIVATE KEY" => EcdsaKeyPair::from_private_key_der(algorithm, der),
-                _ => continue,
-            };
-            if let Ok(pair) = pair {
-                return Ok(make(pair));
-            }
+        let ec = |algorithm| match label {
+            "PRIVATE KEY" => EcdsaKeyPair::from_pkcs8(algorithm, der).ok(),
+            "EC PRIVATE KEY" => EcdsaKeyPair::from_private_key_der(algorithm, der).ok(),
+            _ => None,
+        };
+        if let Some(key) = ec(&ECDSA_P256_SHA256_ASN1_SIGNING).map(Self::P256) {
+            return Ok(key);
+        }
+        if let Some(key) = ec(&ECDSA_P384_SHA384_ASN1_SIGNING).map(Self::P384) {
+            return Ok(key);
+        }
+        if let Some(key) = ec(&ECDSA_P521_SHA256_ASN1_SIGNING).map(Self::P521) {
+            return Ok(key);
         }
         let rsa = match label {
             "PRIVATE KEY" => RsaKeyPair::from_pkcs8(der).ok(),

@@ -1,3 +1,11 @@
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail loudly"
+)]
+
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::PermissionsExt;
@@ -419,18 +427,28 @@ async fn the_response_must_be_by_the_key_and_over_this_challenge() {
         assert_eq!(slug(replayed.respond(&good).await), "x509pop_signature", "replayed");
 
         let parsed = Response::from_json(&good).unwrap();
-        for (what, change) in
-            [("nonce", (|r, e| if r { e[0] ^= 1 } else { e[0] ^= 1 }) as fn(bool, &mut Vec<u8>))]
+        let mut wrong = parsed.clone();
+        for nonce in
+            wrong.rsa.iter_mut().map(|r| &mut r.nonce).chain(wrong.ecdsa.iter_mut().map(|e| &mut e.nonce))
         {
-            let mut wrong = parsed.clone();
-            if let Some(rsa) = &mut wrong.rsa {
-                change(true, &mut rsa.nonce)
-            }
-            if let Some(ecdsa) = &mut wrong.ecdsa {
-                change(false, &mut ecdsa.nonce)
-            }
-            let (_, fresh) = challenge(&server, &context(), &payload).await.unwrap();
-            assert_eq!(slug(fresh.respond(&wrong.to_json()).await), "x509pop_signature", "{what}");
+            nonce[0] ^= 1;
+        }
+        let (_, fresh) = challenge(&server, &context(), &payload).await.unwrap();
+        assert_eq!(
+            slug(fresh.respond(&wrong.to_json()).await),
+            "x509pop_signature",
+            "another nonce of the node"
+        );
+        let other = KeyPair::generate().unwrap();
+        let thief = Node::new(&root.leaf(&leaf_params(), &other).pem(), &other.serialize_pem());
+        let (_, mut thief) = thief.agent().begin(&subject()).await.unwrap();
+        let (question, fresh) = challenge(&server, &context(), &payload).await.unwrap();
+        if let Challenge::Ecdsa(_) = Challenge::from_json(&question).unwrap() {
+            let stolen = thief.respond(&question).await.unwrap();
+            assert_eq!(slug(fresh.respond(&stolen).await), "x509pop_signature", "another node's key");
+        } else {
+            let stolen = thief.respond(&Challenge::Ecdsa(vec![0; 32]).to_json()).await.unwrap();
+            malformed(fresh.respond(&stolen).await, "expecting RSA");
         }
         for length in [0, 31, 33] {
             let mut wrong = parsed.clone();
@@ -462,7 +480,8 @@ async fn numbers_of_a_signature_are_bounded_and_may_have_leading_zeros() {
     let node = Node::new(&root.leaf(&leaf_params(), &key).pem(), &key.serialize_pem());
     let server = server(&[&root]);
     let (payload, mut agent) = node.agent().begin(&subject()).await.unwrap();
-    let changes: [(fn(&mut EcdsaResponse), bool); 6] = [
+    type Change = fn(&mut EcdsaResponse);
+    let changes: [(Change, bool); 6] = [
         (|e| e.r.insert(0, 0), true),
         (|e| e.r.insert(0, 1), false),
         (|e| e.s.clear(), false),
