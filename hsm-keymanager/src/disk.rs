@@ -2,13 +2,14 @@
 //! from SPIRE: the same file may be read by either.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use hardroot_runtime::state::write_atomic;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use zeroize::{Zeroize, Zeroizing};
@@ -224,34 +225,7 @@ fn write(path: &Path, entries: &Entries) -> Result<(), DiskError> {
     entries
         .serialize(&mut serde_json::Serializer::with_formatter(&mut *text, style))
         .map_err(|cause| cannot(cause.into()))?;
-    write_atomic(path, &text).map_err(|cause| cannot(cause.into()))
-}
-
-/// Writes a file as a whole: a new file of mode 0600 beside it, flushed, then renamed over it.
-fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
-
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
-    let beside = PathBuf::from(beside);
-    let written = fs::remove_file(&beside)
-        .or_else(|cause| if cause.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(cause) })
-        .and_then(|()| fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside))
-        .and_then(|mut file| {
-            file.write_all(bytes)?;
-            file.sync_all()
-        })
-        .and_then(|()| fs::rename(&beside, path));
-    if let Err(cause) = written {
-        // What matters is the first fault; a leftover is removed by the next write.
-        drop(fs::remove_file(&beside));
-        return Err(cause);
-    }
-    match path.parent() {
-        Some(directory) if !directory.as_os_str().is_empty() => File::open(directory)?.sync_all(),
-        _ => File::open(".")?.sync_all(),
-    }
+    write_atomic(path, &text, 0o600).map_err(|cause| cannot(cause.into()))
 }
 
 #[cfg(test)]

@@ -1,3 +1,4 @@
+use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use proptest::prelude::*;
@@ -53,12 +54,14 @@ async fn a_failed_write_leaves_file_and_memory_as_they_were() {
     let keys = DiskKeyManager::open(&path).unwrap();
     let id = KeyId::new("x509-CA-A").unwrap();
     let before = keys.find(&id).await.unwrap();
-    // A directory in the way of the new file: it can be neither removed nor replaced.
-    fs::create_dir_all(directory.path().join("keys.json.new/in-the-way")).unwrap();
+    // The directory is gone, as it is for a file system that was unmounted.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let moved = elsewhere.path().join("moved");
+    fs::rename(directory.path(), &moved).unwrap();
     let error = keys.generate(&id, KeyType::EcP256).await.unwrap_err();
     assert!(matches!(error, KeyError::Device { retryable: true, .. }), "{error:?}");
     assert_eq!(keys.find(&id).await.unwrap(), before);
-    assert_eq!(fs::read_to_string(&path).unwrap(), SPIRE);
+    assert_eq!(fs::read_to_string(moved.join("keys.json")).unwrap(), SPIRE);
 }
 
 #[test]

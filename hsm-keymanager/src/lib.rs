@@ -14,6 +14,8 @@ pub mod pkcs11;
 mod public;
 #[cfg(any(feature = "memory", feature = "disk"))]
 mod software;
+#[cfg(feature = "tpm")]
+pub mod tpm;
 mod types;
 
 pub use public::{BadPublicKey, ec_point, ec_public_key, rsa_public_key, verify};

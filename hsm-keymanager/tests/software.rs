@@ -46,7 +46,7 @@ impl Backend for Disk {
     async fn die_halfway(&self, id: &KeyId) -> bool {
         // The new file was being written and had not been renamed.
         let text = format!("{{\n\t\"keys\": {{\n\t\t\"{id}\": \"MIGHAgEA");
-        fs::write(self.0.path().join("keys.json.new"), text).unwrap();
+        fs::write(self.0.path().join(".keys.json.1-0.tmp"), text).unwrap();
         true
     }
 }

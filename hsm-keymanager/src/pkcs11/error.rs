@@ -1,6 +1,5 @@
 //! What a PKCS#11 module says, in words that help, and whose fault it is.
 
-use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -63,7 +62,7 @@ pub enum Pkcs11Error {
         /// The file.
         path: PathBuf,
         /// Why.
-        reason: String,
+        reason: &'static str,
     },
     /// The PIN file cannot be read.
     #[error("cannot read the PIN file {path}")]
@@ -72,7 +71,7 @@ pub enum Pkcs11Error {
         path: PathBuf,
         /// The cause.
         #[source]
-        cause: io::Error,
+        cause: Box<hardroot_runtime::secret::SecretError>,
     },
     /// The token refused this PIN before, and is not asked again.
     #[error(

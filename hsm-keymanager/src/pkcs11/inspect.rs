@@ -12,7 +12,7 @@ use cryptoki::slot::{Slot, TokenInfo};
 use super::error::{Failure, Pkcs11Error};
 use super::module::Module;
 use super::names::parts;
-use super::objects::{Group, groups, in_use, one, public_key};
+use super::objects::{Group, groups, in_use, one, prove, public_key};
 use super::{Config, Findings, attributes, pin};
 use crate::types::KeyType;
 
@@ -214,6 +214,14 @@ fn object(
     });
     if owner.is_some() && public.is_none() && !group.private.is_empty() && !group.public.is_empty() {
         findings.faults.push("it is no EC P-256, EC P-384, RSA 2048 or RSA 4096 key".to_owned());
+    }
+    // A use of the key, so only of one that is meant for us and passed everything else.
+    if owner.is_some()
+        && findings.faults.is_empty()
+        && let (Some(private), Some(public)) = (group.private.first(), &public)
+        && let Err(error) = prove(session, *private, public).map_err(token_error)
+    {
+        findings.faults.push(chain(&error));
     }
     Ok(ObjectReport {
         label: label.escape_debug().to_string(),

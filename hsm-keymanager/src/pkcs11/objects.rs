@@ -163,7 +163,7 @@ pub(super) fn look_up(at: &At<'_>, id: &KeyId) -> Result<Option<Arc<Key>>, Failu
     let found = find(at, id).and_then(|found| {
         let Some(key) = found else { return Ok(None) };
         if known.is_none_or(|known| known.public != key.public) {
-            prove(at, &key).map_err(|failure| match failure {
+            prove(at.session, key.private, &key.public).map_err(|failure| match failure {
                 Failure::Token(bad @ Pkcs11Error::BadSignature { .. }) => refused(id, bad.to_string()),
                 other => other,
             })?;
@@ -212,7 +212,7 @@ pub(super) fn sign(
     if !fits(key.public.kind, scheme) {
         return Err(KeyError::Mismatch { id: id.clone(), kind: key.public.kind, scheme }.into());
     }
-    let signature = raw_sign(at.session, &key, scheme, digest)?;
+    let signature = raw_sign(at.session, key.private, key.public.kind, scheme, digest)?;
     if at.shared.verify_signatures && !verify(&key.public, scheme, digest, &signature) {
         tracing::error!(key = %id, "the token made a signature that does not verify");
         return Err(Pkcs11Error::BadSignature { kind: key.public.kind }.into());
@@ -222,19 +222,19 @@ pub(super) fn sign(
 
 fn raw_sign(
     session: &Session,
-    key: &Key,
+    private: ObjectHandle,
+    kind: KeyType,
     scheme: SignatureScheme,
     digest: &Digest,
 ) -> Result<Vec<u8>, Failure> {
-    let kind = key.public.kind;
     match scheme {
         SignatureScheme::Ecdsa => {
-            let raw = session.sign(&Mechanism::Ecdsa, key.private, ecdsa_input(kind, digest))?;
+            let raw = session.sign(&Mechanism::Ecdsa, private, ecdsa_input(kind, digest))?;
             ecdsa_der(kind, &raw).ok_or_else(|| Pkcs11Error::BadSignature { kind }.into())
         }
         SignatureScheme::RsaPkcs1 => {
             let info = [digest_info(digest.algorithm()), digest.as_bytes()].concat();
-            Ok(full_length(kind, session.sign(&Mechanism::RsaPkcs, key.private, &info)?))
+            Ok(full_length(kind, session.sign(&Mechanism::RsaPkcs, private, &info)?))
         }
         SignatureScheme::RsaPss => {
             let (hash_alg, mgf, s_len) = match digest.algorithm() {
@@ -243,7 +243,7 @@ fn raw_sign(
                 HashAlgorithm::Sha512 => (MechanismType::SHA512, PkcsMgfType::MGF1_SHA512, 64),
             };
             let params = PkcsPssParams { hash_alg, mgf, s_len: Ulong::new(s_len) };
-            let made = session.sign(&Mechanism::RsaPkcsPss(params), key.private, digest.as_bytes())?;
+            let made = session.sign(&Mechanism::RsaPkcsPss(params), private, digest.as_bytes())?;
             Ok(full_length(kind, made))
         }
     }
@@ -277,15 +277,16 @@ fn digest_info(hash: HashAlgorithm) -> &'static [u8] {
 
 /// Signs a test digest and verifies it in software: proves that the private object belongs to the public one
 /// and that the token can use it.
-pub(super) fn prove(at: &At<'_>, key: &Key) -> Result<(), Failure> {
-    let scheme = if key.public.kind.is_ec() { SignatureScheme::Ecdsa } else { SignatureScheme::RsaPkcs1 };
+pub(super) fn prove(session: &Session, private: ObjectHandle, public: &PublicKey) -> Result<(), Failure> {
+    let kind = public.kind;
+    let scheme = if kind.is_ec() { SignatureScheme::Ecdsa } else { SignatureScheme::RsaPkcs1 };
     let digest =
         Digest::of(HashAlgorithm::Sha256, b"hardroot: does this private key belong to its public key?");
-    let signature = raw_sign(at.session, key, scheme, &digest)?;
-    if verify(&key.public, scheme, &digest, &signature) {
+    let signature = raw_sign(session, private, kind, scheme, &digest)?;
+    if verify(public, scheme, &digest, &signature) {
         return Ok(());
     }
-    Err(Pkcs11Error::BadSignature { kind: key.public.kind }.into())
+    Err(Pkcs11Error::BadSignature { kind }.into())
 }
 
 /// Runs a change of the token with a session that may write, one change at a time.
@@ -417,7 +418,7 @@ fn accept(at: &At<'_>, id: &KeyId, kind: KeyType, label: &str, object_id: &[u8])
     if key.public.kind != kind {
         return Err(refused(id, format!("the token made {} where {kind} was asked for", key.public.kind)));
     }
-    prove(at, &key)?;
+    prove(at.session, private, &key.public)?;
     Ok(key)
 }
 

@@ -1,42 +1,29 @@
 //! PINs: from a private file, wiped after use, and never tried twice when wrong.
 
-use std::fs::File;
-use std::io::Read as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use cryptoki::slot::TokenInfo;
 use cryptoki::types::AuthPin;
+use hardroot_runtime::secret;
 use zeroize::Zeroizing;
 
 use super::error::Pkcs11Error;
 
 /// Longest PIN read, in bytes.
-const MAX_PIN: u64 = 256;
+const MAX_PIN: usize = 256;
 
-/// Reads a PIN file: mode 0600 or stricter, one line of UTF-8. A trailing newline is not part of the PIN.
+/// Reads a PIN file, or a systemd credential (`credential:NAME`): mode 0600 or stricter, one line of UTF-8.
+/// A trailing newline is not part of the PIN.
 pub(super) fn read(path: &Path) -> Result<Zeroizing<String>, Pkcs11Error> {
-    let cannot = |cause| Pkcs11Error::PinRead { path: path.to_owned(), cause };
-    let bad = |reason: &str| Pkcs11Error::PinFile { path: path.to_owned(), reason: reason.to_owned() };
-    let file = File::open(path).map_err(cannot)?;
-    let mode = file.metadata().map_err(cannot)?.mode() & 0o7777;
-    if mode & 0o077 != 0 {
-        return Err(bad(&format!(
-            "its mode is {mode:04o}, so others may read it. Run: chmod 0600 {}",
-            path.display()
-        )));
-    }
-    // One allocation, large enough: growing would leave copies of the PIN behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_PIN as usize + 2));
-    file.take(MAX_PIN + 2).read_to_end(&mut bytes).map_err(cannot)?;
-    let text = std::str::from_utf8(&bytes).map_err(|_utf8| bad("it is not UTF-8 text"))?;
-    let pin = text.strip_suffix('\n').unwrap_or(text);
-    let pin = pin.strip_suffix('\r').unwrap_or(pin);
-    match pin {
-        "" => Err(bad("it is empty")),
-        pin if pin.len() as u64 > MAX_PIN => Err(bad("it has more than 256 bytes")),
-        pin if pin.contains(['\n', '\r', '\0']) => Err(bad("it has more than one line")),
-        pin => Ok(Zeroizing::new(pin.to_owned())),
+    let secret = secret::read(path)
+        .map_err(|cause| Pkcs11Error::PinRead { path: path.to_owned(), cause: Box::new(cause) })?;
+    let bad = |reason| Pkcs11Error::PinFile { path: path.to_owned(), reason };
+    match secret.expose_str() {
+        None => Err(bad("it is not UTF-8 text")),
+        Some("") => Err(bad("it is empty")),
+        Some(pin) if pin.len() > MAX_PIN => Err(bad("it has more than 256 bytes")),
+        Some(pin) if pin.contains(['\n', '\r', '\0']) => Err(bad("it has more than one line")),
+        Some(pin) => Ok(Zeroizing::new(pin.to_owned())),
     }
 }
 
@@ -95,7 +82,10 @@ mod tests {
         let path = directory.path().join("pin");
         fs::write(&path, content).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-        read(&path).map(|pin| pin.to_string()).map_err(|error| error.to_string())
+        read(&path).map(|pin| pin.to_string()).map_err(|error| {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            format!("{error}: {}", cause.unwrap_or_default())
+        })
     }
 
     #[test]
@@ -108,7 +98,7 @@ mod tests {
     #[test]
     fn bad_pin_files_are_refused_without_showing_them() {
         for (content, mode, says) in [
-            (b"1234\n".as_slice(), 0o640, "chmod 0600"),
+            (b"1234\n".as_slice(), 0o640, "mode"),
             (b"\n", 0o600, "empty"),
             (b"1234\n5678\n", 0o600, "more than one line"),
             (&[b'7'; 300], 0o600, "more than 256"),

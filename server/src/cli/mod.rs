@@ -8,6 +8,7 @@ mod entry;
 mod error;
 mod flags;
 mod health;
+pub mod hsm;
 mod screen;
 #[cfg(test)]
 mod tests;
@@ -39,7 +40,7 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// The commands that talk to a running server.
+/// The commands beside `run` and `validate`. All but `hsm` talk to a running server.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Registration entries: which program gets which identity
@@ -57,6 +58,9 @@ pub enum Command {
     /// Which TPMs may join
     #[command(subcommand)]
     Tpm(tpm::TpmCommand),
+    /// The PKCS#11 token with the server's keys: initialise it, list and check its keys
+    #[command(subcommand)]
+    Hsm(hsm::HsmCommand),
     /// Tells whether the server is healthy (exit code 0 or 1)
     Healthcheck(health::Healthcheck),
 }
@@ -73,6 +77,7 @@ impl Command {
             Self::Bundle(command) => command.execute(screen).await,
             Self::Token(command) => command.execute(screen).await,
             Self::Tpm(command) => command.execute(screen).await,
+            Self::Hsm(command) => hsm::execute(command, screen).await,
             Self::Healthcheck(command) => command.execute(screen).await,
         }
     }
