@@ -141,11 +141,7 @@ impl Pkcs11KeyManager {
         let (module, info) = load(&config).await.map_err(failed)?;
         let threads = token::usable_sessions(&info, config.sessions);
         if threads < config.sessions {
-            tracing::warn!(
-                sessions = threads,
-                configured = config.sessions,
-                "the token has fewer sessions"
-            );
+            tracing::warn!(sessions = threads, configured = config.sessions, "the token has fewer sessions");
         }
         let token = Token::new(Arc::clone(&module), config.wanted(), config.pin_file.clone());
         let shared =
