@@ -5,6 +5,7 @@ mod server_block;
 #[cfg(test)]
 mod tests;
 mod unsupported;
+mod x509pop;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -15,9 +16,8 @@ use hardroot_hsm_keymanager::KeyType;
 use hardroot_identity::{DistinguishedName, SpiffeId, TrustDomain};
 use hardroot_runtime::logs::{LogFormat, LogLevel};
 
-pub use plugins::{
-    AttestorConfigs, EnrolmentPolicy, KeyManagerConfig, TpmQuoteConfig, TpmTransport, X509PopConfig, X509PopMode,
-};
+pub use plugins::{AttestorConfigs, EnrolmentPolicy, KeyManagerConfig, TpmQuoteConfig, TpmTransport};
+pub use x509pop::{X509PopConfig, X509PopMode};
 
 /// Where the configuration is looked for when no `-config` is given.
 pub const DEFAULT_PATH: &str = "conf/server/server.conf";

@@ -8,6 +8,7 @@ use hardroot_config::{Block, Decoder};
 use hardroot_hsm_keymanager::{KeyId, pkcs11};
 
 use super::unsupported;
+use super::x509pop::{X509PopConfig, x509pop};
 
 /// Where the server's keys live.
 #[derive(Debug, Clone)]
@@ -90,32 +91,6 @@ pub enum EnrolmentPolicy {
     Required,
     /// Its EK certificate leads to a trusted manufacturer.
     Endorsement,
-}
-
-/// Settings of `x509pop`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct X509PopConfig {
-    /// What nodes show.
-    pub mode: X509PopMode,
-    /// Template of the agent path.
-    pub agent_path_template: Option<String>,
-    /// Refuse a certificate that does not name the address it comes from.
-    pub verify_client_ip: bool,
-}
-
-/// What nodes show to `x509pop`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum X509PopMode {
-    /// Certificates of an outside PKI, with these root files (PEM).
-    ExternalPki {
-        /// The files.
-        ca_bundle_paths: Vec<PathBuf>,
-    },
-    /// X.509-SVIDs of this trust domain.
-    Spiffe {
-        /// Path prefix of IDs that are taken.
-        svid_prefix: String,
-    },
 }
 
 pub(super) struct Plugins {
@@ -218,8 +193,7 @@ fn key_manager(plugins: &Block<'_>, allow_software_keys: bool, data_dir: &Path) 
 }
 
 fn pkcs11(data: &Block<'_>) -> KeyManagerConfig {
-    let mut token =
-        pkcs11::Config::new(data.required_path("module_path"), data.required_path("pin_file"));
+    let mut token = pkcs11::Config::new(data.required_path("module_path"), data.required_path("pin_file"));
     token.token_label = data.string("token_label");
     token.token_serial = data.string("token_serial");
     if let Some(sessions) = data.int("sessions") {
@@ -231,8 +205,7 @@ fn pkcs11(data: &Block<'_>) -> KeyManagerConfig {
     if let Some(timeout) = data.duration("generate_timeout") {
         token.generate_timeout = timeout;
     }
-    token.tolerate_missing_attributes =
-        data.string_list("tolerate_missing_attributes").unwrap_or_default();
+    token.tolerate_missing_attributes = data.string_list("tolerate_missing_attributes").unwrap_or_default();
     // Every certificate is verified before it leaves the server; doing it twice would halve what a token
     // faster than this machine can issue.
     token.verify_signatures = false;
@@ -272,7 +245,9 @@ fn attestors(plugins: &Block<'_>) -> AttestorConfigs {
             "x509pop" => x509pop(&data).is_some_and(|config| configs.x509pop.replace(config).is_some()),
             "join_token" => std::mem::replace(&mut configs.join_token, true),
             _ => {
-                block.fault_here("is no node attestor of this server: choose tpm_quote, x509pop or join_token");
+                block.fault_here(
+                    "is no node attestor of this server: choose tpm_quote, x509pop or join_token",
+                );
                 continue;
             }
         };
@@ -313,47 +288,8 @@ fn pcrs(data: &Block<'_>) -> Vec<u8> {
     numbers
 }
 
-fn x509pop(data: &Block<'_>) -> Option<X509PopConfig> {
-    let words = [("external_pki", false), ("spiffe", true)];
-    let spiffe = data.one_of("mode", &words).unwrap_or(false);
-    let one = data.path("ca_bundle_path");
-    let many = data.string_list("ca_bundle_paths");
-    let svid_prefix = data.string("svid_prefix");
-    let mode = if spiffe {
-        if one.is_some() || many.is_some() {
-            data.fault("mode", "= \"spiffe\" takes no ca_bundle_path: the server's own bundle is used");
-        }
-        X509PopMode::Spiffe { svid_prefix: svid_prefix.unwrap_or_else(|| "/spire-exchange".to_owned()) }
-    } else {
-        if svid_prefix.is_some() {
-            data.fault("svid_prefix", "belongs to mode = \"spiffe\"");
-        }
-        let ca_bundle_paths = match (one, many) {
-            (Some(path), None) => vec![path],
-            (None, Some(paths)) if !paths.is_empty() => paths.into_iter().map(PathBuf::from).collect(),
-            (Some(_), Some(_)) => {
-                data.fault("ca_bundle_paths", "ca_bundle_path and ca_bundle_paths exclude each other");
-                Vec::new()
-            }
-            _ => {
-                data.fault_here("needs ca_bundle_path or ca_bundle_paths: the roots of the nodes' certificates");
-                Vec::new()
-            }
-        };
-        for path in &ca_bundle_paths {
-            readable(data, "ca_bundle_path", path);
-        }
-        X509PopMode::ExternalPki { ca_bundle_paths }
-    };
-    Some(X509PopConfig {
-        mode,
-        agent_path_template: data.string("agent_path_template"),
-        verify_client_ip: data.bool_or("verify_client_ip", false),
-    })
-}
-
 /// Notes a fault when a file that is needed at start cannot be opened.
-fn readable(data: &Block<'_>, key: &str, path: &Path) {
+pub(super) fn readable(data: &Block<'_>, key: &str, path: &Path) {
     if path.as_os_str().is_empty() {
         return;
     }

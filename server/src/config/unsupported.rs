@@ -20,13 +20,19 @@ pub(super) fn server(block: &Block<'_>) {
     );
     block.unsupported("proxy_protocol_trusted_cidrs", "the PROXY protocol is not supported; remove it");
     for key in ["prune_attested_nodes_expired_for", "prune_attested_nodes_batch_size", "prune_tofu_nodes"] {
-        block.unsupported(key, "expired agents are not pruned by this server; remove it and use `agent evict`");
+        block.unsupported(
+            key,
+            "expired agents are not pruned by this server; remove it and use `agent evict`",
+        );
     }
     for key in ["profiling_enabled", "profiling_port", "profiling_freq", "profiling_names"] {
         block.unsupported(key, "there is no built-in profiler; remove it");
     }
     block.unsupported("log_source_location", FLEET);
-    block.unsupported("federation", "bundle endpoints and federation are not supported by this server; remove it");
+    block.unsupported(
+        "federation",
+        "bundle endpoints and federation are not supported by this server; remove it",
+    );
     block.unsupported("experimental", "this server has no experimental settings; remove the block");
 }
 
