@@ -85,6 +85,11 @@ impl TestCa {
         Self { key, der, trust_domain: trust_domain.clone(), now }
     }
 
+    /// The CA's own public key, for SVIDs that are for nobody's key.
+    pub(crate) fn spki(&self) -> Vec<u8> {
+        spki(&self.key)
+    }
+
     pub(crate) fn now(&self) -> std::time::SystemTime {
         self.now
     }

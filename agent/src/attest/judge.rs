@@ -35,9 +35,14 @@ pub fn check_agent_svid(
     bundle: &Bundle,
     now: SystemTime,
 ) -> Result<X509Svid, BadAgentSvid> {
-    let svid = verify_x509_svid(chain, bundle, now).map_err(|bad| match bad {
-        BadX509Svid::Expired { .. } | BadX509Svid::NotYetValid { .. } => BadAgentSvid::Clock(bad),
-        bad => BadAgentSvid::Svid(bad),
+    let svid = verify_x509_svid(chain, bundle, now).map_err(|bad| {
+        // With a clock that is far off, authorities do not count either, and the error names them first.
+        let fits = X509Svid::parse(chain.to_vec()).is_ok_and(|s| s.not_before <= now && now < s.not_after);
+        match bad {
+            BadX509Svid::Expired { .. } | BadX509Svid::NotYetValid { .. } => BadAgentSvid::Clock(bad),
+            BadX509Svid::NoAuthority { .. } if !fits => BadAgentSvid::Clock(bad),
+            bad => BadAgentSvid::Svid(bad),
+        }
     })?;
     if svid.spki_der != spki_der {
         return Err(BadAgentSvid::OtherKey);

@@ -2,8 +2,8 @@
 
 use std::time::SystemTime;
 
-use hardroot_identity::{SpiffeId, X509Svid, is_tainted};
-use hardroot_transport::{BundleSource, RemoteKey, TlsIdentity};
+use hardroot_identity::{SpiffeId, X509Svid};
+use hardroot_transport::{RemoteKey, TlsIdentity};
 use tokio::time::Instant;
 
 use super::{Ended, Lifecycle, jitter, refresh_at, show_time};
@@ -201,6 +201,7 @@ impl<S: Server> Lifecycle<S> {
         self.svid = Some(svid);
         self.pending_key = None;
         self.must_attest = None;
+        self.authority_lost = false;
         self.status_posted = false;
         self.next_sync = Instant::now();
         self.sync_retry.succeeded();
@@ -236,13 +237,7 @@ impl<S: Server> Lifecycle<S> {
 
     pub(super) fn renewal_is_due(&self) -> bool {
         let now = self.clock.now();
-        let bundle = self.bundles.bundle(&self.settings.trust_domain);
-        self.svid.as_ref().is_some_and(|svid| {
-            svid.refresh_at <= now
-                || bundle.is_some_and(|b| {
-                    b.x509_authorities.iter().any(|a| a.tainted) && is_tainted(&svid.chain, &b, now)
-                })
-        })
+        self.svid.as_ref().is_some_and(|svid| self.authority_lost || svid.refresh_at <= now)
     }
 }
 

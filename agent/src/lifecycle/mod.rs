@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use hardroot_hsm_keymanager::KeyType;
-use hardroot_identity::{Bundle, TrustDomain};
+use hardroot_identity::{BadX509Svid, Bundle, TrustDomain, verify_x509_svid};
 use hardroot_runtime::clock::Clock;
 use hardroot_runtime::shutdown::Shutdown;
 use hardroot_transport::{BundleSet, BundleSource};
@@ -26,7 +26,7 @@ pub use timing::{Retry, jitter, refresh_at};
 use tokio::time::Instant;
 
 use crate::attest::{AgentKey, AgentKeys};
-use crate::cache::Cache;
+use crate::cache::{Cache, untainted};
 use crate::storage::Storage;
 use crate::sync::{Server, ServerError};
 
@@ -89,6 +89,8 @@ pub struct Lifecycle<S> {
     pending_key: Option<AgentKey>,
     /// Why the node must prove itself anew although it has an SVID.
     must_attest: Option<&'static str>,
+    /// The SVID hangs on an authority that is tainted or no longer in the bundle.
+    authority_lost: bool,
     status_posted: bool,
 
     attest_retry: Retry,
@@ -138,6 +140,7 @@ impl<S: Server> Lifecycle<S> {
             csr: None,
             pending_key: None,
             must_attest: None,
+            authority_lost: false,
             status_posted: false,
             attest_retry: retry(),
             renew_retry: retry(),
@@ -246,7 +249,7 @@ impl<S: Server> Lifecycle<S> {
     }
 
     /// Takes a new bundle of the own trust domain, in memory and on disk.
-    fn take_own_bundle(&self, bundle: Bundle) {
+    fn take_own_bundle(&mut self, bundle: Bundle) {
         let old = self.own_bundle();
         if old.as_deref() == Some(&bundle) {
             return;
@@ -261,6 +264,13 @@ impl<S: Server> Lifecycle<S> {
             x509_authorities = bundle.x509_authorities.len(),
             "trust bundle updated"
         );
+        // An SVID of an authority that is tainted or gone is replaced while the server still accepts it.
+        self.authority_lost = self.svid.as_ref().is_some_and(|svid| {
+            matches!(
+                verify_x509_svid(&svid.chain, &untainted(&bundle), self.clock.now()),
+                Err(BadX509Svid::Untrusted { .. } | BadX509Svid::NoAuthority { .. })
+            )
+        });
         self.bundles.put(bundle);
     }
 
