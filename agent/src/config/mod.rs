@@ -18,9 +18,7 @@ use hardroot_config::{Decoder, Document, Faults, LoadError};
 use hardroot_hsm_keymanager::KeyType;
 use hardroot_identity::TrustDomain;
 use hardroot_runtime::logs::{LogFormat, LogLevel};
-pub use plugins::{
-    KeyManagerConfig, NodeAttestorConfig, Pkcs11Config, TokenName, UnixConfig, X509PopConfig, X509PopKey,
-};
+pub use plugins::{KeyManagerConfig, NodeAttestorConfig, UnixConfig, X509PopConfig, X509PopKey};
 use zeroize::Zeroizing;
 
 /// Where SPIRE's agent has its socket, and ours too.

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use hardroot_config::Block;
+use hardroot_hsm_keymanager::{KeyId, pkcs11};
 
 use super::agent_block::Decoded;
 
 /// Where the agent's own key lives.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum KeyManagerConfig {
     /// In the TPM of the `tpm` block; wrapped keys are kept in this directory.
     Tpm {
@@ -15,7 +16,12 @@ pub enum KeyManagerConfig {
         directory: PathBuf,
     },
     /// In a PKCS#11 token.
-    Pkcs11(Pkcs11Config),
+    Pkcs11 {
+        /// Module, token and PIN.
+        token: pkcs11::Config,
+        /// The agent's own name on the token, for tokens that several share.
+        instance: String,
+    },
     /// In a file; for evaluation and migration.
     Disk {
         /// Where `keys.json` is.
@@ -31,31 +37,11 @@ impl KeyManagerConfig {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Tpm { .. } => "tpm",
-            Self::Pkcs11(_) => "pkcs11",
+            Self::Pkcs11 { .. } => "pkcs11",
             Self::Disk { .. } => "disk",
             Self::Memory => "memory",
         }
     }
-}
-
-/// A PKCS#11 token.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pkcs11Config {
-    /// The vendor's library.
-    pub module_path: PathBuf,
-    /// Which token.
-    pub token: TokenName,
-    /// Holds the user PIN.
-    pub pin_file: Option<PathBuf>,
-}
-
-/// Which of a module's tokens.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TokenName {
-    /// By its label.
-    Label(String),
-    /// By its serial number.
-    Serial(String),
 }
 
 /// How the node proves itself.
@@ -182,7 +168,7 @@ fn key_manager(name: &str, plugin: &Block<'_>, agent: &Decoded) -> Option<KeyMan
                 directory: data.path("directory").unwrap_or_else(|| agent.data_dir()),
             })
         }
-        "pkcs11" => Some(KeyManagerConfig::Pkcs11(pkcs11(&data))),
+        "pkcs11" => Some(pkcs11(&data)),
         "disk" => {
             software();
             Some(KeyManagerConfig::Disk {
@@ -204,26 +190,29 @@ fn key_manager(name: &str, plugin: &Block<'_>, agent: &Decoded) -> Option<KeyMan
     config
 }
 
-fn pkcs11(data: &Block<'_>) -> Pkcs11Config {
-    data.unsupported(
-        "pin",
-        "a PIN in a configuration file is readable by whoever may read the file; use pin_file",
-    );
-    let label = data.string("token_label").filter(|label| !label.is_empty());
-    let serial = data.string("token_serial").filter(|serial| !serial.is_empty());
-    let token = match (label, serial) {
-        (Some(label), None) => TokenName::Label(label),
-        (None, Some(serial)) => TokenName::Serial(serial),
-        (Some(label), Some(_)) => {
-            data.fault("token_serial", "only one of token_label and token_serial can be set");
-            TokenName::Label(label)
-        }
-        (None, None) => {
-            data.fault_here("token_label or token_serial is required");
-            TokenName::Label(String::new())
-        }
-    };
-    Pkcs11Config { module_path: data.required_path("module_path"), token, pin_file: data.path("pin_file") }
+fn pkcs11(data: &Block<'_>) -> KeyManagerConfig {
+    data.unsupported("pin", "a PIN in a configuration file is readable by whoever may read the file; use pin_file");
+    let mut token = pkcs11::Config::new(data.required_path("module_path"), data.required_path("pin_file"));
+    token.token_label = data.string("token_label").filter(|label| !label.is_empty());
+    token.token_serial = data.string("token_serial").filter(|serial| !serial.is_empty());
+    if let Some(sessions) = data.int("sessions") {
+        token.sessions = usize::try_from(sessions).unwrap_or(0);
+    }
+    if let Some(timeout) = data.duration("timeout") {
+        token.timeout = timeout;
+    }
+    if let Some(timeout) = data.duration("generate_timeout") {
+        token.generate_timeout = timeout;
+    }
+    token.tolerate_missing_attributes = data.string_list("tolerate_missing_attributes").unwrap_or_default();
+    for fault in token.faults() {
+        data.fault_here(fault);
+    }
+    let instance = data.string_or("instance", "agent");
+    if KeyId::new(&instance).is_err() {
+        data.fault("instance", "must be 1 to 64 letters, digits and . _ -");
+    }
+    KeyManagerConfig::Pkcs11 { token, instance }
 }
 
 fn node_attestor(

@@ -66,7 +66,7 @@ impl AgentAttestor for TokenSource {
 pub(super) fn attestor(
     config: &AgentConfig,
     keys: &Arc<dyn KeyManager>,
-    tpm: Option<&super::keys::TpmHandle>,
+    tpm: Option<&super::keys::TpmKeys>,
 ) -> Result<Arc<dyn AgentAttestor>, RunError> {
     let name = config.node_attestor.name();
     match &config.node_attestor {

@@ -8,6 +8,7 @@ use std::io;
 use std::process::ExitCode;
 
 pub use attestor::TokenSource;
+pub(crate) use keys::open_tpm;
 use hardroot_config::LoadError;
 use hardroot_runtime::logs::LogError;
 pub use node::{Started, node, start};
