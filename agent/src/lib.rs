@@ -12,6 +12,6 @@ pub mod run;
 pub mod source;
 pub mod storage;
 pub mod sync;
-pub mod workload_api;
 #[cfg(test)]
 mod testing;
+pub mod workload_api;

@@ -312,7 +312,8 @@ fn entries_meant_for_a_store_are_not_served() {
 #[tokio::test(start_paused = true)]
 async fn a_subscriber_in_need_wakes_the_synchronisation() {
     let rig = rig(10);
-    rig.cache.apply(changes(vec![AuthorizedEntry { prefetch: false, ..entry("e1", "/a", &["unix:uid:1"]) }], &[]));
+    rig.cache
+        .apply(changes(vec![AuthorizedEntry { prefetch: false, ..entry("e1", "/a", &["unix:uid:1"]) }], &[]));
     let cache = Arc::clone(&rig.cache);
     // The new entry itself was one reason to wake.
     cache.demand().await;

@@ -60,9 +60,6 @@ pub(super) struct RunArgs {
     /// Believe the first server that answers
     #[arg(long = "insecureBootstrap", num_args(0..=1), require_equals(true), default_missing_value("true"), default_value_t = false)]
     insecure_bootstrap: bool,
-    /// Give trust bundles to programs without an identity
-    #[arg(long = "allowUnauthenticatedVerifiers", num_args(0..=1), require_equals(true), default_missing_value("true"), default_value_t = false)]
-    allow_unauthenticated_verifiers: bool,
 }
 
 impl std::fmt::Debug for RunArgs {
@@ -91,7 +88,6 @@ fn load(args: &RunArgs) -> Result<AgentConfig, LoadError> {
         trust_bundle_path: args.trust_bundle.clone(),
         trust_bundle_format: args.trust_bundle_format.clone(),
         insecure_bootstrap: args.insecure_bootstrap,
-        allow_unauthenticated_verifiers: args.allow_unauthenticated_verifiers,
     };
     let lookup = |name: &str| std::env::var(name).ok();
     let environment: Option<&dyn Fn(&str) -> Option<String>> =

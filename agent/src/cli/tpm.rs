@@ -122,7 +122,10 @@ fn pretty(report: &TpmReport) -> String {
         ],
     );
     for pcr in &report.pcrs {
-        out.push_str(&fields(LABEL_WIDTH, [(format!("PCR {} {}", pcr.bank, pcr.index).as_str(), pcr.value.clone())]));
+        out.push_str(&fields(
+            LABEL_WIDTH,
+            [(format!("PCR {} {}", pcr.bank, pcr.index).as_str(), pcr.value.clone())],
+        ));
     }
     out.push('\n');
     out.push_str(&report.ek_public_key);

@@ -26,8 +26,7 @@ const MAX_SYNC_INTERVAL: Duration = Duration::from_secs(3600);
 const UNSUPPORTED: &[(&str, &str)] = &[
     ("admin_socket_path", "this agent has no admin API; remove it"),
     ("authorized_delegates", "this agent has no Delegated Identity API; remove it"),
-    ("allowed_foreign_jwt_claims", "this agent issues and validates no JWT-SVIDs; remove it"),
-    ("jwt_svid_cache_max_size", "this agent issues and validates no JWT-SVIDs; remove it"),
+    ("jwt_svid_cache_max_size", "this agent issues no JWT-SVIDs; remove it"),
     (
         "availability_target",
         "SVIDs are renewed at half of their lifetime; set the lifetime at the server (agent_ttl)",
@@ -65,7 +64,7 @@ pub(super) struct Decoded {
     workload_key_type: KeyType,
     cache_size: usize,
     sync_interval: Duration,
-    allow_unauthenticated_verifiers: bool,
+    allowed_foreign_jwt_claims: Vec<String>,
     pub(super) allow_software_keys: bool,
     pub(super) tpm: Option<TpmConfig>,
     log: LogConfig,
@@ -92,7 +91,7 @@ impl Decoded {
             workload_key_type: self.workload_key_type,
             cache_size: self.cache_size,
             sync_interval: self.sync_interval,
-            allow_unauthenticated_verifiers: self.allow_unauthenticated_verifiers,
+            allowed_foreign_jwt_claims: self.allowed_foreign_jwt_claims,
             tpm: self.tpm,
             key_manager: plugins.key_manager,
             node_attestor: plugins.node_attestor,
@@ -121,8 +120,7 @@ pub(super) fn decode(agent: &Block<'_>, given: &Overrides) -> Decoded {
             .unwrap_or(KeyType::EcP256),
         cache_size: cache_size(agent),
         sync_interval: sync_interval(&experimental),
-        allow_unauthenticated_verifiers: agent.bool_or("allow_unauthenticated_verifiers", false)
-            || given.allow_unauthenticated_verifiers,
+        allowed_foreign_jwt_claims: agent.string_list("allowed_foreign_jwt_claims").unwrap_or_default(),
         allow_software_keys: agent.bool_or("allow_software_keys", false),
         tpm: tpm(agent),
         log: log(agent, given),
@@ -153,6 +151,12 @@ fn refuse_where_it_matters(agent: &Block<'_>) {
         );
     }
     agent.ignore("rebootstrap_delay");
+    if agent.bool_or("allow_unauthenticated_verifiers", false) {
+        agent.fault(
+            "allow_unauthenticated_verifiers",
+            "bundles are given to programs with an identity only; give verifiers an entry",
+        );
+    }
 }
 
 // A required string that the command line may replace.

@@ -18,8 +18,10 @@ use hardroot_config::{Decoder, Document, Faults, LoadError};
 use hardroot_hsm_keymanager::KeyType;
 use hardroot_identity::TrustDomain;
 use hardroot_runtime::logs::{LogFormat, LogLevel};
-pub use plugins::{KeyManagerConfig, NodeAttestorConfig, UnixConfig, X509PopConfig, X509PopKey};
+pub use plugins::{KeyManagerConfig, NodeAttestorConfig, X509PopConfig, X509PopKey};
 use zeroize::Zeroizing;
+
+use crate::attestors::unix::UnixConfig;
 
 /// Where SPIRE's agent has its socket, and ours too.
 pub const DEFAULT_SOCKET_PATH: &str = "/tmp/spire-agent/public/api.sock";
@@ -53,8 +55,8 @@ pub struct AgentConfig {
     pub cache_size: usize,
     /// How often entries and bundles are synchronised.
     pub sync_interval: Duration,
-    /// Whether bundles are given to programs without an identity.
-    pub allow_unauthenticated_verifiers: bool,
+    /// Claims of foreign JWT-SVIDs that ValidateJWTSVID shows.
+    pub allowed_foreign_jwt_claims: Vec<String>,
     /// The TPM, if there is a `tpm` block.
     pub tpm: Option<TpmConfig>,
     /// Where the agent's own key lives.
@@ -160,7 +162,6 @@ pub struct Overrides {
     pub trust_bundle_path: Option<String>,
     pub trust_bundle_format: Option<String>,
     pub insecure_bootstrap: bool,
-    pub allow_unauthenticated_verifiers: bool,
 }
 
 /// Reads and decodes a configuration file.

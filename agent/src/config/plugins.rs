@@ -6,6 +6,7 @@ use hardroot_config::Block;
 use hardroot_hsm_keymanager::{KeyId, pkcs11};
 
 use super::agent_block::Decoded;
+use crate::attestors::unix::UnixConfig;
 
 /// Where the agent's own key lives.
 #[derive(Debug, Clone)]
@@ -85,15 +86,6 @@ pub enum X509PopKey {
     File(PathBuf),
     /// In the agent's key manager, under this key id.
     KeyManager(String),
-}
-
-/// The `unix` workload attestor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct UnixConfig {
-    /// Whether `unix:path` and `unix:sha256` are made.
-    pub discover_workload_path: bool,
-    /// The largest executable that is hashed, in bytes; 0 for no limit, negative for no hashing.
-    pub workload_size_limit: i64,
 }
 
 pub(super) struct Plugins {
@@ -191,7 +183,10 @@ fn key_manager(name: &str, plugin: &Block<'_>, agent: &Decoded) -> Option<KeyMan
 }
 
 fn pkcs11(data: &Block<'_>) -> KeyManagerConfig {
-    data.unsupported("pin", "a PIN in a configuration file is readable by whoever may read the file; use pin_file");
+    data.unsupported(
+        "pin",
+        "a PIN in a configuration file is readable by whoever may read the file; use pin_file",
+    );
     let mut token = pkcs11::Config::new(data.required_path("module_path"), data.required_path("pin_file"));
     token.token_label = data.string("token_label").filter(|label| !label.is_empty());
     token.token_serial = data.string("token_serial").filter(|serial| !serial.is_empty());
@@ -283,10 +278,7 @@ fn workload_attestors(plugins: &Block<'_>) -> UnixConfig {
             if unix.is_some() {
                 plugin.fault_here("is configured twice");
             }
-            unix = Some(UnixConfig {
-                discover_workload_path: data.bool_or("discover_workload_path", false),
-                workload_size_limit: data.int("workload_size_limit").unwrap_or(0),
-            });
+            unix = Some(UnixConfig::decode(&data));
         } else {
             plugin.fault_here("there is no such workload attestor: unix is");
             data.keys().for_each(|key| data.ignore(key));

@@ -41,7 +41,11 @@ impl Clock for TestClock {
     fn now(&self) -> SystemTime {
         let time = self.start + self.origin.elapsed();
         let offset = *self.offset.lock().unwrap();
-        if offset < 0 { time - Duration::from_secs(offset.unsigned_abs()) } else { time + Duration::from_secs(offset.unsigned_abs()) }
+        if offset < 0 {
+            time - Duration::from_secs(offset.unsigned_abs())
+        } else {
+            time + Duration::from_secs(offset.unsigned_abs())
+        }
     }
 
     fn sleep(&self, duration: Duration) -> Sleep<'_> {
@@ -84,7 +88,11 @@ fn refused(rpc: &'static str, status: Status) -> ServerError {
 }
 
 impl FakeServer {
-    fn call(&self, name: &str, queue: impl FnOnce(&mut Script) -> &mut VecDeque<ServerError>) -> Result<(), ServerError> {
+    fn call(
+        &self,
+        name: &str,
+        queue: impl FnOnce(&mut Script) -> &mut VecDeque<ServerError>,
+    ) -> Result<(), ServerError> {
         let mut script = self.script.lock().unwrap();
         script.calls.push(name.to_owned());
         if script.away {
@@ -159,7 +167,10 @@ impl Server for FakeServer {
         Ok(None)
     }
 
-    async fn issue(&self, requests: Vec<IssueRequest>) -> Result<Vec<Result<Vec<Vec<u8>>, Refused>>, ServerError> {
+    async fn issue(
+        &self,
+        requests: Vec<IssueRequest>,
+    ) -> Result<Vec<Result<Vec<Vec<u8>>, Refused>>, ServerError> {
         self.call(&format!("issue {}", requests.len()), |s| &mut s.issue)?;
         let script = self.script.lock().unwrap();
         Ok(requests
@@ -299,7 +310,10 @@ async fn a_node_attests_and_serves_and_a_restart_needs_no_attestation() {
     assert!(update.bundles.contains_key(&td()));
     drop((stream, update));
     running.stop().await;
-    assert_eq!((rig.server.calls("attest"), rig.server.calls("accepted"), rig.server.calls("status")), (1, 1, 1));
+    assert_eq!(
+        (rig.server.calls("attest"), rig.server.calls("accepted"), rig.server.calls("status")),
+        (1, 1, 1)
+    );
 
     let again = rig.start(true);
     again.ready().await;
@@ -349,7 +363,8 @@ async fn renewal_is_at_half_life_with_a_new_software_key_and_a_failed_one_keeps_
     let running = rig.start(true);
     running.ready().await;
     let first = rig.server.with(|s| s.identity.clone());
-    rig.server.with(|s| s.renew = (0..3).map(|_| refused("RenewAgent", Status::internal("disk full"))).collect());
+    rig.server
+        .with(|s| s.renew = (0..3).map(|_| refused("RenewAgent", Status::internal("disk full"))).collect());
     // notBefore lies ten seconds before the issue; half of 4010 s is 2005 s, spread by a tenth.
     tokio::time::sleep(Duration::from_secs(1790)).await;
     assert_eq!(rig.server.calls("renew"), 0);
@@ -383,7 +398,9 @@ async fn a_hardware_node_renews_by_attesting_with_the_same_key_and_one_csr() {
 
 #[tokio::test(start_paused = true)]
 async fn a_server_that_does_not_know_the_agent_gets_a_new_proof() {
-    for reason in [Reason::AgentExpired, Reason::AgentNotAttested, Reason::AgentNotActive, Reason::AgentMustReattest] {
+    for reason in
+        [Reason::AgentExpired, Reason::AgentNotAttested, Reason::AgentNotActive, Reason::AgentMustReattest]
+    {
         let rig = rig(true, memory_keys());
         let running = rig.start(false);
         running.ready().await;
@@ -408,13 +425,18 @@ async fn a_banned_agent_serves_nobody_and_ends() {
     assert!(rig.state("agent-svid.json").is_none());
     assert!(rig.server.with(|s| s.identity.is_none()));
 
-    rig.server.with(|s| s.attest.push_back(refused("AttestAgent", Status::permission_denied("failed to attest: agent is banned"))));
+    rig.server.with(|s| {
+        s.attest
+            .push_back(refused("AttestAgent", Status::permission_denied("failed to attest: agent is banned")))
+    });
     assert!(matches!(rig.start(false).task.await.unwrap(), Err(Ended::Banned)), "also when it attests");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_refused_join_token_is_final_and_a_refused_machine_tries_on() {
-    let no = || refused("AttestAgent", Status::invalid_argument("join token does not exist or has already been used"));
+    let no = || {
+        refused("AttestAgent", Status::invalid_argument("join token does not exist or has already been used"))
+    };
     let rig_token = rig(false, memory_keys());
     rig_token.server.with(|s| s.attest.push_back(no()));
     assert!(matches!(rig_token.start(true).task.await.unwrap(), Err(Ended::Refused { .. })));
@@ -427,7 +449,10 @@ async fn a_refused_join_token_is_final_and_a_refused_machine_tries_on() {
     running.stop().await;
 
     let machine = rig(true, memory_keys());
-    machine.server.with(|s| s.attest = (0..20).map(|_| refused("AttestAgent", Status::permission_denied("ek not enrolled"))).collect());
+    machine.server.with(|s| {
+        s.attest =
+            (0..20).map(|_| refused("AttestAgent", Status::permission_denied("ek not enrolled"))).collect()
+    });
     let running = machine.start(false);
     running.ready().await;
     running.stop().await;
@@ -468,7 +493,8 @@ async fn workload_svids_are_renewed_at_half_life_and_batches_shrink_under_pressu
     let rig = rig(true, memory_keys());
     rig.server.with(|s| {
         s.known = (0..8).map(|n| entry(&format!("e{n}"))).collect();
-        s.issue = (0..2).map(|_| refused("BatchNewX509SVID", Status::resource_exhausted("slow down"))).collect();
+        s.issue =
+            (0..2).map(|_| refused("BatchNewX509SVID", Status::resource_exhausted("slow down"))).collect();
     });
     let running = rig.start(false);
     until("all issued", || running.cache.counts().svids == 8).await;
@@ -524,7 +550,8 @@ async fn an_entry_for_the_wrong_identity_is_never_served() {
     let running = rig.start(false);
     running.ready().await;
     let id: SpiffeId = "spiffe://example.org/other".parse().unwrap();
-    rig.server.with(|s| s.known = vec![AuthorizedEntry { revision: 1, spiffe_id: id.clone(), ..entry("web") }]);
+    rig.server
+        .with(|s| s.known = vec![AuthorizedEntry { revision: 1, spiffe_id: id.clone(), ..entry("web") }]);
     let mut stream = running.stream();
     let served = stream
         .wait_for(|a| matches!(a, Availability::Ready(update) if update.identities[0].spiffe_id == id))

@@ -8,9 +8,9 @@ use std::io;
 use std::process::ExitCode;
 
 pub use attestor::TokenSource;
-pub(crate) use keys::open_tpm;
 use hardroot_config::LoadError;
 use hardroot_runtime::logs::LogError;
+pub(crate) use keys::open_tpm;
 pub use node::{Started, node, start};
 
 use crate::attest::BootstrapError;

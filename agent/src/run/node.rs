@@ -1,5 +1,6 @@
 //! Opening everything in order, and closing it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use hardroot_identity::BadSpiffeId;
@@ -7,15 +8,21 @@ use hardroot_runtime::clock::{Clock, SystemClock};
 use hardroot_runtime::logs::{self, LogOutput};
 use hardroot_runtime::shutdown::{self, Shutdown};
 use hardroot_runtime::{process, umask};
+use hardroot_tpm_attestor::device::silence_libtss2;
 use hardroot_transport::BundleSet;
+use tokio::task::JoinError;
 
 use super::{RunError, attestor, keys};
 use crate::attest::{AgentKeys, load_bundle};
+use crate::attestors::WorkloadAttestor;
+use crate::attestors::unix::UnixAttestor;
 use crate::cache::Cache;
 use crate::config::{AgentConfig, Bootstrap, NodeAttestorConfig};
 use crate::lifecycle::{Ended, Lifecycle, Parts, Settings};
+use crate::source::IdentitySource;
 use crate::storage::Storage;
 use crate::sync::GrpcServer;
+use crate::workload_api::{WorkloadApi, WorkloadApiError};
 
 /// Threads that run the agent: TLS and RPCs need little, and each costs memory.
 const WORKERS: usize = 2;
@@ -25,6 +32,12 @@ const WORKERS: usize = 2;
 /// # Errors
 /// See [`RunError`]; each has its exit code.
 pub fn node(config: AgentConfig) -> Result<(), RunError> {
+    if config.tpm.is_some()
+        && let Err(error) = silence_libtss2()
+    {
+        // Only libtss2's own lines on standard error would be lost by it.
+        tracing::debug!(error = %error, "libtss2 stays loud");
+    }
     umask::restrict();
     let output = config.log.file.clone().map_or(LogOutput::Stdout, LogOutput::File);
     let log = logs::init(config.log.format, config.log.level, output)?;
@@ -56,6 +69,8 @@ pub fn node(config: AgentConfig) -> Result<(), RunError> {
 /// An agent that is set up.
 pub struct Started {
     lifecycle: Lifecycle<GrpcServer>,
+    workload_api: WorkloadApi,
+    socket_path: PathBuf,
     shutdown: Shutdown,
 }
 
@@ -119,21 +134,59 @@ pub async fn start(
         sync_interval: config.sync_interval,
         refusal_is_final: config.node_attestor == NodeAttestorConfig::JoinToken,
     };
+    let unix: Arc<dyn WorkloadAttestor> = Arc::new(UnixAttestor::new(config.unix, Arc::clone(&clock)));
+    let source: Arc<dyn IdentitySource> = Arc::clone(&cache) as _;
+    let workload_api = WorkloadApi::new(source, vec![unix])
+        .with_clock(Arc::clone(&clock))
+        .with_foreign_claims(config.allowed_foreign_jwt_claims.iter().cloned());
     let keys = AgentKeys::new(manager);
     let lifecycle = Lifecycle::new(Parts { settings, server, keys, storage, cache, bundles, clock });
-    Ok(Started { lifecycle, shutdown })
+    Ok(Started { lifecycle, workload_api, socket_path: config.socket_path.clone(), shutdown })
 }
 
 impl Started {
-    /// Lives until the shutdown is requested or the server sends the agent away.
+    /// Lives until the shutdown is requested or the server sends the agent away. The Workload API is served from
+    /// the beginning to the end.
     ///
     /// # Errors
     /// See [`RunError`].
     pub async fn run(self) -> Result<(), RunError> {
-        let ended: Result<(), Ended> = self.lifecycle.run(self.shutdown.clone()).await;
-        self.shutdown.request();
-        ended?;
-        tracing::info!("agent stopped");
-        Ok(())
+        let Self { lifecycle, workload_api, socket_path, shutdown } = self;
+        let (api_ends, life_ends) = (shutdown.clone(), shutdown.clone());
+        let mut api = tokio::spawn(async move { workload_api.serve(&socket_path, api_ends).await });
+        let mut life = tokio::spawn(lifecycle.run(life_ends));
+        // Whichever ends first takes the other along; the first failure is the one to tell.
+        let outcome = tokio::select! {
+            served = &mut api => {
+                shutdown.request();
+                let lived = life.await;
+                api_outcome(served).and(life_outcome(lived))
+            }
+            lived = &mut life => {
+                shutdown.request();
+                let served = api.await;
+                life_outcome(lived).and(api_outcome(served))
+            }
+        };
+        if outcome.is_ok() {
+            tracing::info!("agent stopped");
+        }
+        outcome
+    }
+}
+
+fn api_outcome(served: Result<Result<(), WorkloadApiError>, JoinError>) -> Result<(), RunError> {
+    match served {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(RunError::WorkloadApi(error.into())),
+        Err(error) => Err(RunError::WorkloadApi(error.into())),
+    }
+}
+
+fn life_outcome(lived: Result<Result<(), Ended>, JoinError>) -> Result<(), RunError> {
+    match lived {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(ended)) => Err(ended.into()),
+        Err(error) => Err(RunError::Process { what: "go on", cause: std::io::Error::other(error) }),
     }
 }
