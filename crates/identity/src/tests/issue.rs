@@ -208,7 +208,7 @@ fn a_requested_subject_keeps_its_bytes_except_the_common_name() {
 fn several_values_share_one_sorted_relative_name() {
     let name = DistinguishedName {
         country: vec!["US".to_owned()],
-        organization: vec!["Zeta".to_owned(), "Alpha".to_owned()],
+        organization: vec!["Alpha".to_owned(), "Zeta".to_owned()],
         ..Default::default()
     };
     let pairs = [
