@@ -10,6 +10,10 @@ mod server_svid;
 mod sign;
 mod signer;
 pub mod slots;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

@@ -129,14 +129,19 @@ pub fn reconcile(
     entries: &[X509caEntry],
     roots: &[PublishedRoot<'_>],
 ) -> Vec<X509Slot> {
-    let mut slots: Vec<X509Slot> = keys
+    let slots = keys
         .iter()
         .filter_map(|(slot, public)| {
             from_journal(now, *slot, public, entries).or_else(|| from_bundle(now, *slot, public, roots))
         })
         .map(|slot| retire_if_tainted(slot, roots))
         .collect();
-    // Two active ones would mean that the change-over was written only in part: the younger one won.
+    settle(slots)
+}
+
+/// At most one active slot, and it first. Two would mean that a change-over was written only in part: the
+/// younger one won.
+pub(super) fn settle(mut slots: Vec<X509Slot>) -> Vec<X509Slot> {
     slots.sort_by_key(|slot| (slot.status != Status::Active, std::cmp::Reverse(slot.issued_at)));
     for slot in slots.iter_mut().skip(1).filter(|slot| slot.status == Status::Active) {
         slot.status = Status::Old;
