@@ -233,6 +233,16 @@ impl Site {
         Self::with_token(Arc::default()).await
     }
 
+    /// Another server, with a token of its own, on the same database.
+    pub(crate) fn neighbour(&self) -> Self {
+        Self {
+            token: Arc::default(),
+            store: self.store.clone(),
+            clock: self.clock.clone(),
+            _directory: tempfile::tempdir().unwrap(),
+        }
+    }
+
     /// A new database beside an old token.
     pub(crate) async fn with_token(token: Arc<Token>) -> Self {
         let directory = tempfile::tempdir().unwrap();

@@ -8,7 +8,7 @@ use hardroot_transport::IdentitySlot;
 
 use super::published::{self, read, to_identity};
 use super::slots::{SlotId, X509Slot};
-use super::testing::{DAY, HOUR, Site, Steps, StoreSession, Token, config, noon, trust_domain};
+use super::testing::{DAY, HOUR, Site, Steps, StoreSession, config, noon, trust_domain};
 use super::*;
 use crate::datastore::Journals;
 
@@ -323,8 +323,7 @@ async fn concurrent_servers_lose_no_authority() {
     let one = Site::new().await;
     let mut servers = Vec::new();
     for _ in 0..6 {
-        let token: Arc<Token> = Arc::default();
-        let site = Site { token, store: one.store.clone(), ..Site::new().await };
+        let site = one.neighbour();
         servers.push(tokio::spawn(async move {
             let authority = site.start().await;
             (site, authority)

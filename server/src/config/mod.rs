@@ -1,5 +1,6 @@
 //! The server's configuration: SPIRE's keys and blocks, every fault told at once with its line.
 
+mod attestors;
 mod plugins;
 mod server_block;
 #[cfg(test)]
@@ -16,7 +17,8 @@ use hardroot_hsm_keymanager::KeyType;
 use hardroot_identity::{DistinguishedName, SpiffeId, TrustDomain};
 use hardroot_runtime::logs::{LogFormat, LogLevel};
 
-pub use plugins::{AttestorConfigs, EnrolmentPolicy, KeyManagerConfig, TpmQuoteConfig, TpmTransport};
+pub use attestors::AttestorConfigs;
+pub use plugins::KeyManagerConfig;
 pub use x509pop::{X509PopConfig, X509PopMode};
 
 /// Where the configuration is looked for when no `-config` is given.

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use hardroot_config::{Block, Decoder};
 use hardroot_hsm_keymanager::{KeyId, pkcs11};
 
+use super::attestors::{self, AttestorConfigs};
 use super::unsupported;
-use super::x509pop::{X509PopConfig, x509pop};
 
 /// Where the server's keys live.
 #[derive(Debug, Clone)]
@@ -25,7 +25,7 @@ pub enum KeyManagerConfig {
         /// How to reach it.
         transport: TpmTransport,
         /// Where wrapped key blobs are kept.
-        keys_dir: PathBuf,
+        directory: PathBuf,
         /// File with the owner hierarchy's authorisation value.
         owner_auth_file: Option<PathBuf>,
         /// File with the authorisation value of the keys.
@@ -62,37 +62,6 @@ pub enum TpmTransport {
     Tcti(String),
 }
 
-/// The node attestors of the configuration.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct AttestorConfigs {
-    /// `tpm_quote`.
-    pub tpm_quote: Option<TpmQuoteConfig>,
-    /// `x509pop`.
-    pub x509pop: Option<X509PopConfig>,
-    /// `join_token`.
-    pub join_token: bool,
-}
-
-/// Settings of `tpm_quote`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TpmQuoteConfig {
-    /// PEM file of trusted manufacturers: roots and intermediates.
-    pub endorsement_ca_path: Option<PathBuf>,
-    /// What makes a TPM trusted.
-    pub enrolment: EnrolmentPolicy,
-    /// PCRs of the SHA-256 bank that are quoted, ascending.
-    pub pcrs: Vec<u8>,
-}
-
-/// What makes a TPM trusted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EnrolmentPolicy {
-    /// Its EK hash is enrolled.
-    Required,
-    /// Its EK certificate leads to a trusted manufacturer.
-    Endorsement,
-}
-
 pub(super) struct Plugins {
     pub(super) database: Option<PathBuf>,
     pub(super) key_manager: Option<KeyManagerConfig>,
@@ -104,7 +73,7 @@ pub(super) fn decode(decoder: &Decoder<'_>, allow_software_keys: bool, data_dir:
     let decoded = Plugins {
         database: datastore(&plugins),
         key_manager: key_manager(&plugins, allow_software_keys, data_dir),
-        attestors: attestors(&plugins),
+        attestors: attestors::decode(&plugins),
     };
     unsupported::plugins(&plugins);
     plugins.finish();
@@ -112,7 +81,7 @@ pub(super) fn decode(decoder: &Decoder<'_>, allow_software_keys: bool, data_dir:
 }
 
 /// The enabled plugins of a kind, with their `plugin_data`.
-fn enabled<'a>(plugins: &Block<'a>, kind: &str) -> Vec<(String, Block<'a>, Block<'a>)> {
+pub(super) fn enabled<'a>(plugins: &Block<'a>, kind: &str) -> Vec<(String, Block<'a>, Block<'a>)> {
     let mut all = Vec::new();
     for (name, block) in plugins.labelled_blocks(kind) {
         let on = block.bool_or("enabled", true);
@@ -231,61 +200,10 @@ fn tpm(data: &Block<'_>, data_dir: &Path) -> Option<KeyManagerConfig> {
             None
         }
     };
-    let keys_dir = data.path("keys_dir").unwrap_or_else(|| data_dir.join("tpm-keys"));
+    let directory = data.path("directory").unwrap_or_else(|| data_dir.join("keys"));
     let owner_auth_file = data.path("owner_auth_file");
     let key_auth_file = data.path("key_auth_file");
-    Some(KeyManagerConfig::Tpm { transport: transport?, keys_dir, owner_auth_file, key_auth_file })
-}
-
-fn attestors(plugins: &Block<'_>) -> AttestorConfigs {
-    let mut configs = AttestorConfigs::default();
-    for (name, block, data) in enabled(plugins, "NodeAttestor") {
-        let twice = match name.as_str() {
-            "tpm_quote" => configs.tpm_quote.replace(tpm_quote(&data)).is_some(),
-            "x509pop" => x509pop(&data).is_some_and(|config| configs.x509pop.replace(config).is_some()),
-            "join_token" => std::mem::replace(&mut configs.join_token, true),
-            _ => {
-                block.fault_here(
-                    "is no node attestor of this server: choose tpm_quote, x509pop or join_token",
-                );
-                continue;
-            }
-        };
-        if twice {
-            block.fault_here("is configured twice");
-        }
-        data.finish();
-    }
-    configs
-}
-
-fn tpm_quote(data: &Block<'_>) -> TpmQuoteConfig {
-    let words = [("required", EnrolmentPolicy::Required), ("endorsement", EnrolmentPolicy::Endorsement)];
-    let enrolment = data.one_of("enrolment", &words).unwrap_or(EnrolmentPolicy::Required);
-    let endorsement_ca_path = data.path("endorsement_ca_path");
-    if let Some(path) = &endorsement_ca_path {
-        readable(data, "endorsement_ca_path", path);
-    } else if enrolment == EnrolmentPolicy::Endorsement {
-        data.fault("enrolment", "= \"endorsement\" needs endorsement_ca_path: the manufacturers to trust");
-    }
-    TpmQuoteConfig { endorsement_ca_path, enrolment, pcrs: pcrs(data) }
-}
-
-fn pcrs(data: &Block<'_>) -> Vec<u8> {
-    let Some(texts) = data.string_list("pcrs") else { return (0..=7).collect() };
-    let mut numbers = Vec::new();
-    for text in &texts {
-        match text.parse::<u8>() {
-            Ok(number) if number < 24 => numbers.push(number),
-            _ => data.fault("pcrs", "holds numbers from 0 to 23"),
-        }
-    }
-    numbers.sort_unstable();
-    numbers.dedup();
-    if numbers.is_empty() {
-        data.fault("pcrs", "must name at least one PCR");
-    }
-    numbers
+    Some(KeyManagerConfig::Tpm { transport: transport?, directory, owner_auth_file, key_auth_file })
 }
 
 /// Notes a fault when a file that is needed at start cannot be opened.

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use hardroot_node_attestors::ServerAttestor;
 use hardroot_node_attestors::join_token::JoinTokenServer;
+use hardroot_node_attestors::tpm_quote::TpmQuoteServer;
 use hardroot_node_attestors::x509pop::{self, BadX509popConfig, X509popServer, X509popTrust, read_roots};
 use hardroot_transport::BundleSource;
+use tracing::warn;
 
 use super::error::RunError;
-use crate::attest::StoredTokens;
+use crate::attest::{StoredEnrolments, StoredRecords, StoredTokens};
 use crate::config::{ServerConfig, X509PopConfig, X509PopMode};
 use crate::datastore::sqlite::SqliteStore;
 
@@ -18,6 +20,13 @@ pub(super) fn build(
     bundles: &Arc<dyn BundleSource>,
 ) -> Result<Vec<Arc<dyn ServerAttestor>>, RunError> {
     let mut all: Vec<Arc<dyn ServerAttestor>> = Vec::new();
+    if let Some(settings) = &config.attestors.tpm_quote {
+        all.push(Arc::new(TpmQuoteServer::new(
+            settings.clone(),
+            Arc::new(StoredEnrolments(Arc::new(store.clone()))),
+            Arc::new(StoredRecords(Arc::new(store.clone()))),
+        )));
+    }
     if config.attestors.join_token {
         all.push(Arc::new(JoinTokenServer::new(Arc::new(StoredTokens(Arc::new(store.clone()))))));
     }
@@ -25,6 +34,9 @@ pub(super) fn build(
         let attestor = x509pop(settings, config, bundles)
             .map_err(|cause| RunError::Attestor { name: x509pop::NAME, cause: Box::new(cause) })?;
         all.push(Arc::new(attestor));
+    }
+    if all.is_empty() {
+        warn!("no NodeAttestor is configured: no agent can join");
     }
     Ok(all)
 }

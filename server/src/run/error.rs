@@ -2,7 +2,6 @@
 
 use hardroot_hsm_keymanager::KeyError;
 use hardroot_identity::TrustDomain;
-use hardroot_node_attestors::AttestError;
 use hardroot_runtime::state::StateError;
 
 use crate::authority::{AuthorityError, BundleError, ServerSvidError};
@@ -83,10 +82,6 @@ impl RunError {
             Self::Endpoints(_) => 8,
             Self::EndpointEnded => 9,
         }
-    }
-
-    pub(super) fn attestor(name: &'static str) -> impl FnOnce(AttestError) -> Self {
-        move |cause| Self::Attestor { name, cause: Box::new(cause) }
     }
 
     pub(super) fn key_manager(name: &'static str) -> impl FnOnce(KeyError) -> Self {
