@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use hardroot_config::{Block, Decoder};
-use hardroot_hsm_keymanager::{KeyId, pkcs11};
+use hardroot_hsm_keymanager::{KeyId, pkcs11, tpm};
+use hardroot_tpm_attestor::device::{self, Tcti};
 
 use super::attestors::{self, AttestorConfigs};
 use super::unsupported;
@@ -22,14 +23,10 @@ pub enum KeyManagerConfig {
     },
     /// A TPM 2.0.
     Tpm {
-        /// How to reach it.
-        transport: TpmTransport,
-        /// Where wrapped key blobs are kept.
-        directory: PathBuf,
-        /// File with the owner hierarchy's authorisation value.
-        owner_auth_file: Option<PathBuf>,
-        /// File with the authorisation value of the keys.
-        key_auth_file: Option<PathBuf>,
+        /// How to open it.
+        device: Box<device::Config>,
+        /// Where wrapped keys are kept.
+        keys: tpm::Config,
     },
     /// A file of software keys (evaluation only).
     Disk {
@@ -51,15 +48,6 @@ impl KeyManagerConfig {
             Self::Memory => "memory",
         }
     }
-}
-
-/// How a TPM is reached.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TpmTransport {
-    /// A device file such as `/dev/tpmrm0`.
-    Device(PathBuf),
-    /// A TCTI string such as `swtpm:host=127.0.0.1,port=2321`.
-    Tcti(String),
 }
 
 pub(super) struct Plugins {
@@ -138,7 +126,7 @@ fn key_manager(plugins: &Block<'_>, allow_software_keys: bool, data_dir: &Path) 
     let (name, block, data) = only(plugins, "KeyManager", "\"pkcs11\"")?;
     let config = match name.as_str() {
         "pkcs11" => pkcs11(&data),
-        "tpm" => tpm(&data, data_dir)?,
+        "tpm" => tpm_keys(&data, data_dir)?,
         "disk" => KeyManagerConfig::Disk { keys_path: data.required_path("keys_path") },
         "memory" => KeyManagerConfig::Memory,
         "aws_kms" | "gcp_kms" | "azure_key_vault" | "hashicorp_vault" => {
@@ -190,25 +178,37 @@ fn pkcs11(data: &Block<'_>) -> KeyManagerConfig {
     KeyManagerConfig::Pkcs11 { token, instance }
 }
 
-fn tpm(data: &Block<'_>, data_dir: &Path) -> Option<KeyManagerConfig> {
-    let transport = match (data.path("device"), data.string("tcti")) {
-        (Some(device), None) => Some(TpmTransport::Device(device)),
-        (None, Some(tcti)) => Some(TpmTransport::Tcti(tcti)),
-        (None, None) => Some(TpmTransport::Device(PathBuf::from("/dev/tpmrm0"))),
+fn tpm_keys(data: &Block<'_>, data_dir: &Path) -> Option<KeyManagerConfig> {
+    let tcti = match (data.path("device"), data.string("tcti")) {
+        (Some(path), None) => Tcti::device(&path).map_err(|error| data.fault("device", error)),
+        (None, Some(text)) => text.parse::<Tcti>().map_err(|error| data.fault("tcti", error)),
+        (None, None) => Tcti::device(Path::new("/dev/tpmrm0")).map_err(|error| data.fault_here(error)),
         (Some(_), Some(_)) => {
             data.fault("tcti", "device and tcti exclude each other");
-            None
+            Err(())
         }
     };
     let directory = data.path("directory").unwrap_or_else(|| data_dir.join("keys"));
-    let owner_auth_file = data.path("owner_auth_file");
-    let key_auth_file = data.path("key_auth_file");
-    Some(KeyManagerConfig::Tpm { transport: transport?, directory, owner_auth_file, key_auth_file })
+    let auth = |key| {
+        let path = data.path(key);
+        if let Some(path) = &path {
+            readable(data, key, path);
+        }
+        path
+    };
+    let (owner_auth_file, key_auth_file) = (auth("owner_auth_file"), auth("key_auth_file"));
+    let timeout = data.duration("timeout");
+    let mut device = device::Config::new(tcti.ok()?);
+    device.owner_auth_file = owner_auth_file;
+    device.key_auth_file = key_auth_file;
+    device.timeout = timeout.unwrap_or(device.timeout);
+    Some(KeyManagerConfig::Tpm { device: Box::new(device), keys: tpm::Config::new(directory) })
 }
 
 /// Notes a fault when a file that is needed at start cannot be opened.
 pub(super) fn readable(data: &Block<'_>, key: &str, path: &Path) {
-    if path.as_os_str().is_empty() {
+    // Which file a systemd credential is, is known only inside the unit.
+    if path.as_os_str().is_empty() || path.to_string_lossy().starts_with("credential:") {
         return;
     }
     if let Err(error) = fs::File::open(path) {

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use hardroot_hsm_keymanager::disk::DiskKeyManager;
 use hardroot_hsm_keymanager::memory::MemoryKeyManager;
 use hardroot_hsm_keymanager::pkcs11::{Namespace, Pkcs11KeyManager};
+use hardroot_hsm_keymanager::tpm::TpmKeyManager;
 use hardroot_hsm_keymanager::{Custody, KeyManager};
 use hardroot_identity::TrustDomain;
+use hardroot_tpm_attestor::device::Tpm;
 use tracing::{info, warn};
 
 use super::error::RunError;
@@ -31,8 +33,13 @@ pub(super) async fn open(
             DiskKeyManager::open(keys_path)
                 .map_err(|cause| RunError::KeyManager { name, cause: Box::new(cause) })?,
         ),
-        KeyManagerConfig::Tpm { .. } => {
-            return Err(RunError::KeyManager { name, cause: "not in this build".into() });
+        KeyManagerConfig::Tpm { device, keys } => {
+            let tpm = Tpm::open(device.as_ref().clone())
+                .await
+                .map_err(|cause| RunError::KeyManager { name, cause: Box::new(cause) })?;
+            Arc::new(
+                TpmKeyManager::open(tpm, keys.clone()).await.map_err(RunError::key_manager(name))?,
+            )
         }
         KeyManagerConfig::Memory => Arc::new(MemoryKeyManager::new()),
     };
