@@ -39,9 +39,13 @@ async fn accept_errors_never_end_the_listener() {
     let stats = incoming.stats();
     // No identity: the handshake fails, which shows that the connection was accepted after all the errors.
     drop(TcpStream::connect(addr).await.unwrap());
-    while stats.failed_handshakes.load(Ordering::Relaxed) == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    tokio::time::timeout(Duration::from_secs(30), async {
+        while stats.failed_handshakes.load(Ordering::Relaxed) == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap();
     assert_eq!(stats.accept_errors.load(Ordering::Relaxed), 6);
 }
 
@@ -51,7 +55,11 @@ async fn dropping_the_stream_closes_the_listener() {
     let addr = listener.local_addr().unwrap();
     let config = server_config(std::sync::Arc::new(ArcSwapOption::empty()), Arc::new(BundleSet::default()));
     drop(tls_incoming(listener, config, Limits::default()));
-    while TcpStream::connect(addr).await.is_ok() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    tokio::time::timeout(Duration::from_secs(30), async {
+        while TcpStream::connect(addr).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap();
 }

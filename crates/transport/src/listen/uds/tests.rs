@@ -85,17 +85,25 @@ async fn the_peer_is_known_and_users_have_a_limit() {
     };
     assert_eq!(*conn.connect_info(), expected);
     let mut second = UnixStream::connect(&path).await.unwrap();
-    while stats.refused.load(Ordering::Relaxed) == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    tokio::time::timeout(Duration::from_secs(30), async {
+        while stats.refused.load(Ordering::Relaxed) == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap();
     assert!(second.write_all(&[0; 100]).await.is_err() || second.write_all(&[0; 100]).await.is_err());
     drop(conn);
     let _third = UnixStream::connect(&path).await.unwrap();
     drop(incoming.next().await.unwrap().unwrap());
     drop(incoming);
-    while path.exists() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    tokio::time::timeout(Duration::from_secs(30), async {
+        while path.exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap();
 }
 
 #[tokio::test]
