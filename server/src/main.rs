@@ -1,3 +1,7 @@
 //! Entry point.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    hardroot_server::cli::main(std::env::args_os())
+}

@@ -10,7 +10,7 @@ pub mod entry;
 mod faults;
 pub mod svid;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod tpm;
 
 pub(crate) use convert::spiffe_id;

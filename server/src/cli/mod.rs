@@ -9,13 +9,18 @@ mod error;
 mod flags;
 mod health;
 pub mod hsm;
+mod run;
 mod screen;
 #[cfg(test)]
 mod tests;
 mod token;
 mod tpm;
 
+use std::ffi::OsString;
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
+use hardroot_runtime::cli::{normalise_args, print};
 
 pub use error::CliError;
 pub use screen::Screen;
@@ -23,6 +28,7 @@ pub use screen::Screen;
 /// What `hardroot-server` understands.
 #[derive(Debug, Parser)]
 #[command(
+    bin_name = "hardroot-server",
     name = "hardroot-server",
     version,
     about = "Gives machines and their programs SPIFFE identities rooted in hardware.",
@@ -37,7 +43,20 @@ pub use screen::Screen;
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub command: Top,
+}
+
+/// Every command.
+#[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "one value per process")]
+pub enum Top {
+    /// Runs the server
+    Run(run::RunArgs),
+    /// Checks a configuration file and tells every fault
+    Validate(run::RunArgs),
+    /// Talks to a running server.
+    #[command(flatten)]
+    Client(Command),
 }
 
 /// The commands beside `run` and `validate`. All but `hsm` talk to a running server.
@@ -81,4 +100,54 @@ impl Command {
             Self::Healthcheck(command) => command.execute(screen).await,
         }
     }
+}
+
+/// Runs the command line `args`, whose first element is the program's name. Exit codes: 0 done, 1 not; `run`
+/// has one for each step of starting ([`crate::run::RunError::exit_code`]).
+#[must_use]
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(normalise_args(args)) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are answers, everything else is a mistake; scripts written for SPIRE expect 1.
+            drop(error.print());
+            return if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+        }
+    };
+    match cli.command {
+        Top::Run(args) => run::run(&args),
+        Top::Validate(args) => run::validate(&args),
+        Top::Client(command) => client(command),
+    }
+}
+
+fn client(command: Command) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(format_args!("Error: cannot start: {error}")),
+    };
+    let mut screen = Screen::default();
+    let outcome = runtime.block_on(Box::pin(command.execute(&mut screen)));
+    let written = print(&screen.out);
+    if !screen.err.is_empty() {
+        tell(screen.err.trim_end_matches('\n'));
+    }
+    match (outcome, written) {
+        (Ok(()), Ok(())) => ExitCode::SUCCESS,
+        (Err(error), _) => complain(format_args!("Error: {error}")),
+        (Ok(()), Err(error)) => complain(format_args!("Error: writing the answer: {error}")),
+    }
+}
+
+/// Tells something on standard error.
+fn tell(message: impl std::fmt::Display) {
+    use std::io::Write as _;
+    // Where not even standard error can be written, the exit code has to do.
+    drop(writeln!(std::io::stderr(), "{message}"));
+}
+
+/// Tells a mistake on standard error and makes it the exit code.
+fn complain(message: impl std::fmt::Display) -> ExitCode {
+    tell(message);
+    ExitCode::FAILURE
 }

@@ -1,1 +1,360 @@
-//! Tests.
+//! The Entry service: codes, texts, masks, synchronisation.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail loudly"
+)]
+
+use futures_util::{StreamExt, stream};
+use tonic::Code;
+use wire::entry_server::Entry as _;
+
+use super::*;
+use crate::api::testing::{NOW, Site, from_agent, wire_entry, wire_id, wire_selectors};
+
+const A: &str = "/spire/agent/tpm_quote/a";
+
+async fn create(service: &EntryService, entry: types::Entry) -> wire::batch_create_entry_response::Result {
+    let request = wire::BatchCreateEntryRequest { entries: vec![entry], output_mask: None };
+    let mut results = service.batch_create_entry(Request::new(request)).await.unwrap().into_inner().results;
+    assert_eq!(results.len(), 1);
+    results.remove(0)
+}
+
+fn code_of(status: &Option<types::Status>) -> (Code, String) {
+    let status = status.clone().unwrap();
+    (Code::from(status.code), status.message)
+}
+
+#[tokio::test]
+async fn what_is_created_can_be_read_listed_counted_and_deleted() {
+    let site = Site::new().await;
+    let service = site.entry_service();
+    let made = create(&service, wire_entry("/db", A, &["unix:uid:1"])).await;
+    assert_eq!(code_of(&made.status), (Code::Ok, "OK".into()));
+    let entry = made.entry.unwrap();
+    assert_eq!(entry.created_at, i64::try_from(NOW).unwrap());
+    assert_eq!(entry.revision_number, 0);
+    let got = service
+        .get_entry(Request::new(wire::GetEntryRequest { id: entry.id.clone(), output_mask: None }))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(got, entry);
+    let count = service.count_entries(Request::new(wire::CountEntriesRequest { filter: None })).await.unwrap();
+    assert_eq!(count.into_inner().count, 1);
+    let delete = |id: &str| wire::BatchDeleteEntryRequest { ids: vec![id.to_owned()] };
+    let gone = service.batch_delete_entry(Request::new(delete(&entry.id))).await.unwrap().into_inner();
+    assert_eq!(code_of(&gone.results[0].status), (Code::Ok, "OK".into()));
+    let gone = service.batch_delete_entry(Request::new(delete(&entry.id))).await.unwrap().into_inner();
+    assert_eq!(code_of(&gone.results[0].status), (Code::NotFound, "entry not found".into()));
+    assert_eq!(gone.results[0].id, entry.id);
+    let gone = service.batch_delete_entry(Request::new(delete(""))).await.unwrap().into_inner();
+    assert_eq!(code_of(&gone.results[0].status), (Code::InvalidArgument, "missing entry ID".into()));
+    let missing = service
+        .get_entry(Request::new(wire::GetEntryRequest { id: entry.id, output_mask: None }))
+        .await
+        .unwrap_err();
+    assert_eq!((missing.code(), missing.message()), (Code::NotFound, "entry not found"));
+}
+
+#[tokio::test]
+async fn a_similar_entry_is_told_and_given() {
+    let site = Site::new().await;
+    let service = site.entry_service();
+    let first = create(&service, wire_entry("/db", A, &["unix:uid:1", "unix:gid:1"])).await.entry.unwrap();
+    let again = create(&service, wire_entry("/db", A, &["unix:gid:1", "unix:uid:1"])).await;
+    assert_eq!(code_of(&again.status), (Code::AlreadyExists, "similar entry already exists".into()));
+    assert_eq!(again.entry, Some(first));
+}
+
+#[tokio::test]
+async fn every_rule_has_spires_code_and_text() {
+    let site = Site::new().await;
+    let service = site.entry_service();
+    let base = || wire_entry("/db", A, &["unix:uid:1"]);
+    let foreign = Some(types::Spiffeid { trust_domain: "other.test".into(), path: "/x".into() });
+    let cases: Vec<(types::Entry, Code, &str)> = vec![
+        (
+            types::Entry { parent_id: None, ..base() },
+            Code::InvalidArgument,
+            "failed to convert entry: invalid parent ID: request must specify SPIFFE ID",
+        ),
+        (
+            types::Entry { parent_id: foreign.clone(), ..base() },
+            Code::InvalidArgument,
+            "failed to convert entry: invalid parent ID: \"spiffe://other.test/x\" is not a member of trust domain \"example.org\"",
+        ),
+        (
+            types::Entry { spiffe_id: foreign, ..base() },
+            Code::InvalidArgument,
+            "failed to convert entry: invalid spiffe ID: \"spiffe://other.test/x\" is not a member of trust domain \"example.org\"",
+        ),
+        (
+            types::Entry { spiffe_id: wire_id("/spire/agent/x"), ..base() },
+            Code::InvalidArgument,
+            "failed to convert entry: invalid spiffe ID: \"spiffe://example.org/spire/agent/x\" is not a workload in trust domain \"example.org\"; path is in the reserved namespace",
+        ),
+        (
+            types::Entry { spiffe_id: wire_id(""), ..base() },
+            Code::InvalidArgument,
+            "failed to convert entry: invalid spiffe ID: \"spiffe://example.org\" is not a member of trust domain \"example.org\"; path is empty",
+        ),
+        (
+            types::Entry { spiffe_id: wire_id("no-slash"), ..base() },
+            Code::InvalidArgument,
+            "failed to convert entry: invalid spiffe ID: path must have a leading slash",
+        ),
+        (
+            types::Entry { selectors: vec![], ..base() },
+            Code::InvalidArgument,
+            "failed to convert entry: selector list is empty",
+        ),
+        (
+            types::Entry { selectors: vec![types::Selector { r#type: "a:b".into(), value: "c".into() }], ..base() },
+            Code::InvalidArgument,
+            "failed to convert entry: selector type contains ':'",
+        ),
+        (
+            types::Entry { selectors: vec![types::Selector { r#type: "a".into(), value: String::new() }], ..base() },
+            Code::InvalidArgument,
+            "failed to convert entry: missing selector value",
+        ),
+        (
+            types::Entry { federates_with: vec!["Not A Domain".into()], ..base() },
+            Code::InvalidArgument,
+            "failed to convert entry: invalid federated trust domain: trust domain characters are limited to lowercase letters, numbers, dots, dashes, and underscores",
+        ),
+        (
+            types::Entry { federates_with: vec!["nobody.test".into()], ..base() },
+            Code::Internal,
+            "failed to create entry: unable to find federated bundle \"spiffe://nobody.test\"",
+        ),
+        (
+            types::Entry { hint: "x".repeat(1025), ..base() },
+            Code::InvalidArgument,
+            "failed to convert entry: hint is too long, max length is 1024 characters",
+        ),
+        (
+            types::Entry { x509_svid_ttl: -1, ..base() },
+            Code::InvalidArgument,
+            "failed to create entry: datastore-validation: invalid registration entry: X509SvidTtl is not set",
+        ),
+        (
+            types::Entry { id: "no spaces".into(), ..base() },
+            Code::InvalidArgument,
+            "failed to create entry: datastore-validation: invalid registration entry: entry ID contains invalid characters",
+        ),
+    ];
+    for (entry, code, message) in cases {
+        let result = create(&service, entry).await;
+        assert_eq!(code_of(&result.status), (code, message.to_owned()));
+        assert_eq!(result.entry, None);
+    }
+    for bad in ["a..b", "a.b.", "*.*.a", "a.*.b", "ä.example", "-a.b", "a b", ""] {
+        let result = create(&service, types::Entry { dns_names: vec![bad.into()], ..base() }).await;
+        let (code, message) = code_of(&result.status);
+        assert_eq!(code, Code::InvalidArgument, "{bad}");
+        assert!(message.starts_with("failed to convert entry: invalid DNS name: "), "{message}");
+    }
+    let overlap = vec!["*.example.org".to_owned(), "a.example.org".to_owned()];
+    let result = create(&service, types::Entry { dns_names: overlap, ..base() }).await;
+    assert_eq!(code_of(&result.status).0, Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn an_update_follows_its_masks() {
+    let site = Site::new().await;
+    let service = site.entry_service();
+    let made = create(&service, wire_entry("/db", A, &["unix:uid:1"])).await.entry.unwrap();
+    let update = |entry: types::Entry, input_mask, output_mask| wire::BatchUpdateEntryRequest {
+        entries: vec![entry],
+        input_mask,
+        output_mask,
+    };
+    let hint_only = types::EntryMask { hint: true, ..types::EntryMask::default() };
+    // Fields outside the mask may be missing or wrong.
+    let entry = types::Entry { id: made.id.clone(), hint: "new".into(), ..types::Entry::default() };
+    let request = update(entry, Some(hint_only.clone()), None);
+    let results = service.batch_update_entry(Request::new(request)).await.unwrap().into_inner().results;
+    assert_eq!(code_of(&results[0].status), (Code::Ok, "OK".into()));
+    let updated = results[0].entry.clone().unwrap();
+    assert_eq!(updated, types::Entry { hint: "new".into(), revision_number: 1, ..made.clone() });
+    // Without a mask everything is replaced; the output mask hides.
+    let entry = types::Entry { id: made.id.clone(), ..wire_entry("/db2", A, &["unix:uid:2"]) };
+    let request = update(entry, None, Some(hint_only));
+    let results = service.batch_update_entry(Request::new(request)).await.unwrap().into_inner().results;
+    assert_eq!(results[0].entry, Some(types::Entry { id: made.id.clone(), ..types::Entry::default() }));
+    let request = update(types::Entry { id: "none".into(), ..wire_entry("/x", A, &["a:b"]) }, None, None);
+    let results = service.batch_update_entry(Request::new(request)).await.unwrap().into_inner().results;
+    assert_eq!(code_of(&results[0].status), (Code::NotFound, "failed to update entry".into()));
+    let request = update(types::Entry { id: made.id, ..types::Entry::default() }, None, None);
+    let results = service.batch_update_entry(Request::new(request)).await.unwrap().into_inner().results;
+    assert_eq!(code_of(&results[0].status).0, Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn filters_and_pages() {
+    let site = Site::new().await;
+    let service = site.entry_service();
+    for n in 0..5 {
+        create(&service, wire_entry(&format!("/w{n}"), A, &["unix:uid:1", &format!("unix:gid:{n}")])).await;
+    }
+    let list = |filter, page_size, page_token: &str| {
+        let page_token = page_token.to_owned();
+        Request::new(wire::ListEntriesRequest { filter: Some(filter), output_mask: None, page_size, page_token })
+    };
+    let all = wire::list_entries_request::Filter::default();
+    let first = service.list_entries(list(all.clone(), 2, "")).await.unwrap().into_inner();
+    assert_eq!(first.entries.len(), 2);
+    let rest = service.list_entries(list(all.clone(), 10, &first.next_page_token)).await.unwrap().into_inner();
+    assert_eq!((rest.entries.len(), rest.next_page_token.as_str()), (3, ""));
+    let selected = wire::list_entries_request::Filter {
+        by_selectors: Some(types::SelectorMatch { selectors: wire_selectors(&["unix:gid:3"]), r#match: 2 }),
+        by_hint: Some(String::new()),
+        ..all.clone()
+    };
+    let found = service.list_entries(list(selected, 0, "")).await.unwrap().into_inner().entries;
+    assert_eq!(found.len(), 1);
+    for (bad, text) in [
+        (
+            wire::list_entries_request::Filter {
+                by_selectors: Some(types::SelectorMatch { selectors: vec![], r#match: 0 }),
+                ..all.clone()
+            },
+            "malformed selectors filter: empty selector set",
+        ),
+        (
+            wire::list_entries_request::Filter {
+                by_selectors: Some(types::SelectorMatch { selectors: wire_selectors(&["a:b"]), r#match: 9 }),
+                ..all.clone()
+            },
+            "malformed selectors filter: unknown match behavior",
+        ),
+        (
+            wire::list_entries_request::Filter { by_spiffe_id: wire_id("/spire/x"), ..all.clone() },
+            "malformed SPIFFE ID filter: \"spiffe://example.org/spire/x\" is not a workload in trust domain \"example.org\"; path is in the reserved namespace",
+        ),
+        (
+            wire::list_entries_request::Filter {
+                by_federates_with: Some(types::FederatesWithMatch { trust_domains: vec![], r#match: 0 }),
+                ..all.clone()
+            },
+            "malformed federates with filter: empty trust domain set",
+        ),
+    ] {
+        let error = service.list_entries(list(bad, 0, "")).await.unwrap_err();
+        assert_eq!((error.code(), error.message()), (Code::InvalidArgument, text));
+    }
+    let error = service.list_entries(list(all, 1, "zzz")).await.unwrap_err();
+    assert_eq!(error.code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn an_agent_sees_its_own_entries_and_new_ones_at_once() {
+    let site = Site::new().await;
+    let service = site.entry_service();
+    let mine = create(&service, wire_entry("/mine", A, &["unix:uid:1"])).await.entry.unwrap();
+    create(&service, wire_entry("/other", "/spire/agent/tpm_quote/b", &["unix:uid:1"])).await;
+    let request = || from_agent(A, wire::GetAuthorizedEntriesRequest { output_mask: None });
+    let seen = service.get_authorized_entries(request()).await.unwrap().into_inner().entries;
+    assert_eq!(seen, std::slice::from_ref(&mine));
+    let below = create(&service, wire_entry("/below", "/mine", &["unix:uid:2"])).await.entry.unwrap();
+    let seen = service.get_authorized_entries(request()).await.unwrap().into_inner().entries;
+    assert!(seen.contains(&mine) && seen.contains(&below) && seen.len() == 2);
+    let mask = types::EntryMask { spiffe_id: true, ..types::EntryMask::default() };
+    let masked = from_agent(A, wire::GetAuthorizedEntriesRequest { output_mask: Some(mask) });
+    let seen = service.get_authorized_entries(masked).await.unwrap().into_inner().entries;
+    assert!(seen.iter().all(|entry| entry.selectors.is_empty() && entry.spiffe_id.is_some()));
+    let nobody = Request::new(wire::GetAuthorizedEntriesRequest { output_mask: None });
+    assert_eq!(service.get_authorized_entries(nobody).await.unwrap_err().code(), Code::Internal);
+}
+
+fn stored(n: usize) -> Vec<Arc<Entry>> {
+    let own = TrustDomain::new("example.org").unwrap();
+    (0..n)
+        .map(|n| {
+            let message = types::Entry {
+                id: format!("e{n:06}"),
+                ..wire_entry(&format!("/w{n}"), A, &["unix:uid:1"])
+            };
+            Arc::new(convert::entry(&own, &message, &EntryMask::ALL, 77).unwrap())
+        })
+        .collect()
+}
+
+fn ask(ids: &[&str]) -> Result<wire::SyncAuthorizedEntriesRequest, Status> {
+    let ids = ids.iter().map(|id| (*id).to_owned()).collect();
+    Ok(wire::SyncAuthorizedEntriesRequest { output_mask: None, ids })
+}
+
+async fn synchronise(
+    entries: usize,
+    page: usize,
+    requests: Vec<Result<wire::SyncAuthorizedEntriesRequest, Status>>,
+) -> Vec<Result<wire::SyncAuthorizedEntriesResponse, Status>> {
+    sync::answer(stored(entries), page, stream::iter(requests)).collect().await
+}
+
+#[tokio::test]
+async fn up_to_a_page_is_sent_whole() {
+    for n in [0, 1, 3] {
+        let answers = synchronise(n, 3, vec![ask(&[])]).await;
+        assert_eq!(answers.len(), 1, "{n} entries: one answer, and the stream ends");
+        let answer = answers[0].as_ref().unwrap();
+        assert_eq!((answer.entries.len(), answer.entry_revisions.len(), answer.more), (n, 0, false));
+    }
+}
+
+#[tokio::test]
+async fn more_than_a_page_goes_by_revisions_and_what_is_asked_for() {
+    let wanted = ["e000006", "unknown", "e000001", "e000001", "e000002", "e000003"];
+    let answers = synchronise(7, 3, vec![ask(&[]), ask(&wanted), ask(&["nothing"]), ask(&["e000000"])]).await;
+    let answers: Vec<_> = answers.into_iter().map(Result::unwrap).collect();
+    let shape: Vec<_> = answers.iter().map(|a| (a.entry_revisions.len(), a.entries.len(), a.more)).collect();
+    assert_eq!(
+        shape,
+        [(3, 0, true), (3, 0, true), (1, 0, false), (0, 3, true), (0, 1, false), (0, 0, false), (0, 1, false)]
+    );
+    let revision = &answers[0].entry_revisions[0];
+    assert_eq!((revision.id.as_str(), revision.revision_number, revision.created_at), ("e000000", 0, 77));
+    let sent: Vec<_> = answers.iter().flat_map(|a| &a.entries).map(|e| e.id.as_str()).collect();
+    assert_eq!(sent, ["e000001", "e000002", "e000003", "e000006", "e000000"], "each once for each request");
+}
+
+#[tokio::test]
+async fn the_first_request_has_rules() {
+    let answers = synchronise(1, 3, vec![ask(&["e000000"])]).await;
+    let error = answers[0].as_ref().unwrap_err();
+    assert_eq!(error.message(), "specifying IDs on initial request is not supported");
+    let mask = types::EntryMask { spiffe_id: true, ..types::EntryMask::default() };
+    let masked = wire::SyncAuthorizedEntriesRequest { output_mask: Some(mask), ids: vec![] };
+    let answers = synchronise(1, 3, vec![Ok(masked)]).await;
+    let error = answers[0].as_ref().unwrap_err();
+    assert_eq!((error.code(), error.message()), (Code::InvalidArgument, "revision number cannot be masked"));
+    assert!(synchronise(9, 3, vec![]).await.is_empty(), "an agent that says nothing gets nothing");
+}
+
+#[tokio::test]
+async fn a_mask_of_the_first_request_holds_for_all() {
+    let mask = types::EntryMask { revision_number: true, spiffe_id: true, ..types::EntryMask::default() };
+    let first = wire::SyncAuthorizedEntriesRequest { output_mask: Some(mask), ids: vec![] };
+    let all = wire::SyncAuthorizedEntriesRequest {
+        output_mask: Some(types::EntryMask { selectors: true, ..types::EntryMask::default() }),
+        ids: vec!["e000001".into()],
+    };
+    let answers = synchronise(4, 3, vec![Ok(first), Ok(all)]).await;
+    let entry = &answers.last().unwrap().as_ref().unwrap().entries[0];
+    assert!(entry.spiffe_id.is_some() && entry.selectors.is_empty());
+}
+
+#[tokio::test]
+async fn a_cancelled_stream_ends_quietly_and_a_broken_one_is_told() {
+    let answers = synchronise(9, 3, vec![ask(&[]), Err(Status::cancelled("gone"))]).await;
+    assert!(answers.iter().all(Result::is_ok));
+    let answers = synchronise(9, 3, vec![ask(&[]), Err(Status::data_loss("broken"))]).await;
+    assert_eq!(answers.last().unwrap().as_ref().unwrap_err().code(), Code::DataLoss);
+}
