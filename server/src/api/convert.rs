@@ -41,7 +41,8 @@ fn go_text(fault: &BadSpiffeId) -> String {
              numbers, dots, dashes, and underscores"
             .to_owned(),
         BadSpiffeId::PathByte { .. } => {
-            "path segment characters are limited to letters, numbers, dots, dashes, and underscores".to_owned()
+            "path segment characters are limited to letters, numbers, dots, dashes, and underscores"
+                .to_owned()
         }
         BadSpiffeId::EmptySegment => "path cannot contain empty segments or have a trailing slash".to_owned(),
         BadSpiffeId::DotSegment => "path cannot contain dot segments".to_owned(),
@@ -141,7 +142,8 @@ pub(super) fn selector_filter(wanted: &types::SelectorMatch) -> Result<(Vec<Sele
 pub(super) fn federation_filter(
     wanted: &types::FederatesWithMatch,
 ) -> Result<(Vec<TrustDomain>, Match), BadMessage> {
-    let domains = wanted.trust_domains.iter().map(|name| trust_domain(name)).collect::<Result<Vec<_>, _>>()?;
+    let domains =
+        wanted.trust_domains.iter().map(|name| trust_domain(name)).collect::<Result<Vec<_>, _>>()?;
     if domains.is_empty() {
         return Err(BadMessage::Rule("empty trust domain set"));
     }

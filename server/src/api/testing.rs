@@ -136,8 +136,11 @@ impl Site {
         let path = self.dir.path().join("api.sock");
         let listener = tokio::net::UnixListener::bind(&path).unwrap();
         let (reporter, health) = tonic_health::server::health_reporter();
-        let status =
-            if healthy { tonic_health::ServingStatus::Serving } else { tonic_health::ServingStatus::NotServing };
+        let status = if healthy {
+            tonic_health::ServingStatus::Serving
+        } else {
+            tonic_health::ServingStatus::NotServing
+        };
         reporter.set_service_status("", status).await;
         let local = InterceptorLayer::new(|mut request: Request<()>| {
             request.extensions_mut().insert(Caller::Local { uid: 0, gid: 0, pid: Some(1) });

@@ -209,7 +209,8 @@ impl List {
                 Output::Pretty => print(screen, &bundle, self.format),
             };
         }
-        let all = client.list_federated_bundles(wire::ListFederatedBundlesRequest::default()).await?.into_inner();
+        let all =
+            client.list_federated_bundles(wire::ListFederatedBundlesRequest::default()).await?.into_inner();
         if self.output == Output::Json {
             return screen.message("spire.api.server.bundle.v1.ListFederatedBundlesResponse", &all);
         }

@@ -33,9 +33,10 @@ impl Connection {
         let by_instance = match &self.instance {
             None => None,
             Some(name) => {
-                let template = environment(TEMPLATE).filter(|template| !template.is_empty()).ok_or_else(|| {
-                    CliError::usage(format!("you must define {TEMPLATE} to use the instance flag"))
-                })?;
+                let template =
+                    environment(TEMPLATE).filter(|template| !template.is_empty()).ok_or_else(|| {
+                        CliError::usage(format!("you must define {TEMPLATE} to use the instance flag"))
+                    })?;
                 if !template.contains("%i") {
                     return Err(CliError::usage(format!("failed to find %i in {TEMPLATE}")));
                 }

@@ -12,7 +12,9 @@ pub enum CliError {
     #[error("{0}")]
     Usage(String),
     /// No server behind the socket.
-    #[error("cannot reach the server at {socket}: {reason}\nIs it running? Another socket is named with -socketPath.")]
+    #[error(
+        "cannot reach the server at {socket}: {reason}\nIs it running? Another socket is named with -socketPath."
+    )]
     Unreachable {
         /// The socket.
         socket: PathBuf,
@@ -84,7 +86,9 @@ pub(super) fn code_name(code: Code) -> &'static str {
 }
 
 /// The code and text of a batch item's status.
-pub(super) fn item_failure(status: Option<&hardroot_api::spire::api::types::Status>) -> Option<(&'static str, String)> {
+pub(super) fn item_failure(
+    status: Option<&hardroot_api::spire::api::types::Status>,
+) -> Option<(&'static str, String)> {
     let status = status?;
     (status.code != 0).then(|| (code_name(Code::from(status.code)), status.message.clone()))
 }

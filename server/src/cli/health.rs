@@ -44,9 +44,10 @@ impl Healthcheck {
                 }
                 Err(unhealthy("unable to determine health".to_owned()))
             }
-            Ok(answer) if answer.get_ref().status() != ServingStatus::Serving => {
-                Err(unhealthy(format!("server returned status \"{}\"", answer.get_ref().status().as_str_name())))
-            }
+            Ok(answer) if answer.get_ref().status() != ServingStatus::Serving => Err(unhealthy(format!(
+                "server returned status \"{}\"",
+                answer.get_ref().status().as_str_name()
+            ))),
             Ok(_) => {
                 screen.line("Server is healthy.");
                 Ok(())

@@ -136,11 +136,26 @@ async fn every_field_of_an_entry_has_its_label() {
     let pem = shell.socket.with_file_name("foreign.pem");
     std::fs::write(&pem, hardroot_identity::pem_encode([&der])).unwrap();
     let path = pem.display().to_string();
-    assert_eq!(shell.run(&["bundle", "set", "-id", "other.test", "-path", &path]).await.ok(), "bundle set.\n");
+    assert_eq!(
+        shell.run(&["bundle", "set", "-id", "other.test", "-path", &path]).await.ok(),
+        "bundle set.\n"
+    );
     let more = [
-        "-downstream", "-admin", "-x509SVIDTTL", "3600", "-jwtSVIDTTL=60", "-entryExpiry", "4102444800",
-        "-federatesWith", "spiffe://other.test", "-dns", "db.example", "-hint", "internal",
-        "-disableX509SVIDPrefetch", "-jwtSVIDIncludeJTI",
+        "-downstream",
+        "-admin",
+        "-x509SVIDTTL",
+        "3600",
+        "-jwtSVIDTTL=60",
+        "-entryExpiry",
+        "4102444800",
+        "-federatesWith",
+        "spiffe://other.test",
+        "-dns",
+        "db.example",
+        "-hint",
+        "internal",
+        "-disableX509SVIDPrefetch",
+        "-jwtSVIDIncludeJTI",
     ];
     let out = shell.run(&create(&more)).await.ok();
     assert_eq!(
@@ -217,11 +232,28 @@ async fn flags_that_do_not_fit_are_told_as_spire_tells_them() {
             "selector \"ab\" must be formatted as type:value",
         ),
         (
-            vec!["-selector", "a:b", "-parentID", A, "-spiffeID", "spiffe://example.org/x", "-x509SVIDTTL", "-1"],
+            vec![
+                "-selector",
+                "a:b",
+                "-parentID",
+                A,
+                "-spiffeID",
+                "spiffe://example.org/x",
+                "-x509SVIDTTL",
+                "-1",
+            ],
             "a positive x509-SVID TTL is required",
         ),
         (
-            vec!["-selector", "a:b", "-node", "-federatesWith", "x.test", "-spiffeID", "spiffe://example.org/x"],
+            vec![
+                "-selector",
+                "a:b",
+                "-node",
+                "-federatesWith",
+                "x.test",
+                "-spiffeID",
+                "spiffe://example.org/x",
+            ],
             "node entries can not federate",
         ),
     ] {
@@ -231,8 +263,14 @@ async fn flags_that_do_not_fit_are_told_as_spire_tells_them() {
     for (arguments, text) in [
         (vec!["entry", "update", "-selector", "a:b"], "entry ID is required"),
         (vec!["entry", "delete"], "an entry ID is required"),
-        (vec!["entry", "show", "-entryID", "x", "-spiffeID", A], "the -entryID flag can't be combined with others"),
-        (vec!["entry", "show", "-selector", "a:b", "-matchSelectorsOn", "like"], "match behavior \"like\" unknown"),
+        (
+            vec!["entry", "show", "-entryID", "x", "-spiffeID", A],
+            "the -entryID flag can't be combined with others",
+        ),
+        (
+            vec!["entry", "show", "-selector", "a:b", "-matchSelectorsOn", "like"],
+            "match behavior \"like\" unknown",
+        ),
         (vec!["agent", "show"], "a SPIFFE ID is required"),
         (vec!["bundle", "delete"], "id is required"),
         (vec!["bundle", "set"], "id flag is required"),
@@ -244,8 +282,15 @@ async fn flags_that_do_not_fit_are_told_as_spire_tells_them() {
 #[tokio::test]
 async fn a_node_entry_has_the_server_as_parent() {
     let shell = Shell::new().await;
-    let arguments =
-        ["entry", "create", "-node", "-spiffeID", "spiffe://example.org/rack", "-selector", "tpm_quote:vendor:x"];
+    let arguments = [
+        "entry",
+        "create",
+        "-node",
+        "-spiffeID",
+        "spiffe://example.org/rack",
+        "-selector",
+        "tpm_quote:vendor:x",
+    ];
     let out = shell.run(&arguments).await.ok();
     assert!(out.contains("Parent ID               : spiffe://example.org/spire/server\n"), "{out}");
 }
@@ -254,8 +299,17 @@ async fn a_node_entry_has_the_server_as_parent() {
 async fn entry_show_and_count_filter() {
     let shell = Shell::new().await;
     shell.run(&create(&[])).await.ok();
-    let second = ["entry", "create", "-parentID", A, "-spiffeID", "spiffe://example.org/a", "-downstream",
-        "-selector", "unix:uid:0"];
+    let second = [
+        "entry",
+        "create",
+        "-parentID",
+        A,
+        "-spiffeID",
+        "spiffe://example.org/a",
+        "-downstream",
+        "-selector",
+        "unix:uid:0",
+    ];
     shell.run(&second).await.ok();
     let out = shell.run(&["entry", "show"]).await.ok();
     assert!(out.starts_with("Found 2 entries\nEntry ID                : "), "{out}");
@@ -273,7 +327,11 @@ async fn entry_show_and_count_filter() {
     ] {
         let arguments: Vec<_> = ["entry", "count"].into_iter().chain(flags).collect();
         let noun = if count == 1 { "entry" } else { "entries" };
-        assert_eq!(shell.run(&arguments).await.ok(), format!("{count} registration {noun}\n"), "{arguments:?}");
+        assert_eq!(
+            shell.run(&arguments).await.ok(),
+            format!("{count} registration {noun}\n"),
+            "{arguments:?}"
+        );
     }
     let out = shell.run(&["entry", "show", "-entryID", "e1"]).await.ok();
     assert!(out.starts_with("Found 1 entry\nEntry ID                : e1\n"), "{out}");
@@ -285,8 +343,19 @@ async fn entry_show_and_count_filter() {
 async fn entry_update_replaces_and_keeps_the_other_attribute() {
     let shell = Shell::new().await;
     shell.run(&create(&["-disableX509SVIDPrefetch"])).await.ok();
-    let arguments = ["entry", "update", "-entryID", "e1", "-parentID", A, "-spiffeID", "spiffe://example.org/db2",
-        "-selector", "unix:uid:7", "-jwtSVIDIncludeJTI"];
+    let arguments = [
+        "entry",
+        "update",
+        "-entryID",
+        "e1",
+        "-parentID",
+        A,
+        "-spiffeID",
+        "spiffe://example.org/db2",
+        "-selector",
+        "unix:uid:7",
+        "-jwtSVIDIncludeJTI",
+    ];
     let out = shell.run(&arguments).await.ok();
     assert_eq!(
         out,
@@ -352,7 +421,9 @@ async fn agents_are_listed_and_shown() {
     assert_eq!(shell.run(&["agent", "list"]).await.ok(), format!("Found 1 attested agent:\n\n{block}"));
     assert_eq!(
         shell.run(&["agent", "show", "-spiffeID", A]).await.ok(),
-        format!("Found an attested agent given its SPIFFE ID\n\n{block}Selectors         : tpm_quote:vendor:x\n")
+        format!(
+            "Found an attested agent given its SPIFFE ID\n\n{block}Selectors         : tpm_quote:vendor:x\n"
+        )
     );
     assert_eq!(
         shell.run(&["agent", "show", "-spiffeID", A, "-output", "json"]).await.ok(),
@@ -362,7 +433,9 @@ async fn agents_are_listed_and_shown() {
          \"x509svid_serial_number\":\"42\"}\n"
     );
     let json = shell.run(&["agent", "list", "-output", "json"]).await.ok();
-    assert!(json.starts_with("{\"agents\":[{\"agent_version\":") && json.ends_with("\"next_page_token\":\"\"}\n"));
+    assert!(
+        json.starts_with("{\"agents\":[{\"agent_version\":") && json.ends_with("\"next_page_token\":\"\"}\n")
+    );
     assert_eq!(shell.run(&["agent", "count", "-banned", "true"]).await.ok(), "0 attested agents\n");
     assert_eq!(shell.run(&["agent", "count", "-canReattest", "true"]).await.ok(), "1 attested agent\n");
     let before = ["agent", "count", "-expiresBefore", "2023-11-14 23:13:21 +0000 +00"];
@@ -415,7 +488,8 @@ async fn tokens() {
     let token = lines[0].strip_prefix("Token: ").unwrap();
     assert_eq!(token.len(), 36);
     assert_eq!(lines[1], "Warning: Missing SPIFFE ID.");
-    let out = shell.run(&["token", "generate", "-ttl", "60", "-spiffeID", "spiffe://example.org/x"]).await.ok();
+    let out =
+        shell.run(&["token", "generate", "-ttl", "60", "-spiffeID", "spiffe://example.org/x"]).await.ok();
     assert_eq!(out.lines().count(), 1);
     let out = shell.run(&["token", "generate", "-output", "json"]).await.ok();
     assert!(out.starts_with("{\"expires_at\":\"1700000600\",\"value\":\""), "{out}");
@@ -448,7 +522,8 @@ async fn bundles() {
     assert_eq!(shell.run(&["bundle", "delete", "-id", "third.test"]).await.ok(), "bundle deleted.\n");
     let error = shell.run(&["bundle", "delete", "-id", "third.test"]).await.failed();
     assert_eq!(error, "failed to delete federated bundle \"third.test\": bundle not found");
-    let error = shell.run(&["bundle", "set", "-id", "example.org", "-path", &path, "-format", "spiffe"]).await;
+    let error =
+        shell.run(&["bundle", "set", "-id", "example.org", "-path", &path, "-format", "spiffe"]).await;
     assert_eq!(
         error.failed(),
         "failed to set federated bundle: setting a federated bundle for the server's own trust domain is not allowed"
@@ -493,7 +568,7 @@ async fn tpms_are_enrolled_by_hash_certificate_or_key() {
     assert_eq!(
         shell.run(&["tpm", "list", "-output", "json"]).await.ok(),
         format!(
-            "{{\"enrolments\":[{{\"agent_path\":\"/spire/agent/gateways/g1\",\"created_at\":\"1700000000\",\
+            "{{\"enrolments\":[{{\"agent_path\":\"/gateways/g1\",\"created_at\":\"1700000000\",\
              \"ek_hash\":\"{hash}\",\"note\":\"rack 4\"}}]}}\n"
         )
     );
@@ -565,5 +640,8 @@ async fn a_value_cannot_add_a_line() {
     assert!(out.contains("Hint                    : a\\nAdmin"), "{out}");
     assert_eq!(out.matches("\nAdmin").count(), 0);
     let entry = shell.site.store.entry("e1").await.unwrap().unwrap();
-    assert_eq!(entry.created_at, i64::try_from(at(0).elapsed().unwrap().as_secs().min(1_700_000_000)).unwrap());
+    assert_eq!(
+        entry.created_at,
+        i64::try_from(at(0).elapsed().unwrap().as_secs().min(1_700_000_000)).unwrap()
+    );
 }

@@ -45,8 +45,10 @@ struct Key {
 
 /// `tpm enroll`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  hardroot-agent tpm show -config agent.conf     (on the box: prints its EK hash)\n  \
-    hardroot-server tpm enroll -ekHash HEX -note \"rack 4, gateway 2\"")]
+#[command(
+    after_help = "Example:\n  hardroot-agent tpm show -config agent.conf     (on the box: prints its EK hash)\n  \
+    hardroot-server tpm enroll -ekHash HEX -note \"rack 4, gateway 2\""
+)]
 pub struct Enroll {
     #[command(flatten)]
     key: Key,
@@ -103,7 +105,7 @@ async fn client(connection: &Connection) -> Result<TpmClient<Channel>, CliError>
 fn lines(screen: &mut Screen, enrolment: &wire::Enrolment) {
     let path = match enrolment.agent_path.as_str() {
         "" => format!("/spire/agent/tpm_quote/{}", enrolment.ek_hash),
-        path => path.to_owned(),
+        path => format!("/spire/agent{path}"),
     };
     let mut field = |label: &str, value: &str| screen.line(format!("{label:<18}: {value}"));
     field("EK hash", &enrolment.ek_hash);
@@ -144,10 +146,14 @@ impl Key {
                 reason: format!("no certificate: {reason}"),
             };
             // Certificates in NV memory may be padded; what follows the certificate is not looked at.
-            let (_, certificate) = X509Certificate::from_der(&der).map_err(|cause| fault(cause.to_string()))?;
+            let (_, certificate) =
+                X509Certificate::from_der(&der).map_err(|cause| fault(cause.to_string()))?;
             return Ok(sha256_hex(certificate.tbs_certificate.subject_pki.raw));
         }
-        let path = self.ek_pub.as_deref().ok_or_else(|| CliError::usage("-ekHash, -ekCert or -ekPub is required"))?;
+        let path = self
+            .ek_pub
+            .as_deref()
+            .ok_or_else(|| CliError::usage("-ekHash, -ekCert or -ekPub is required"))?;
         let der = der(read_data(path)?, "PUBLIC KEY", path)?;
         let fault = |reason: String| CliError::File {
             op: "parsing",

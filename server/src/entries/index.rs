@@ -62,7 +62,8 @@ impl Index {
             }
         }
         let Some(entry) = entry else { return };
-        if !entry.spiffe_id.is_member_of(&self.trust_domain) || !entry.parent_id.is_member_of(&self.trust_domain)
+        if !entry.spiffe_id.is_member_of(&self.trust_domain)
+            || !entry.parent_id.is_member_of(&self.trust_domain)
         {
             return;
         }
@@ -86,7 +87,12 @@ impl Index {
     }
 
     pub(super) fn with_spiffe_id(&self, id: &SpiffeId) -> Vec<Arc<Entry>> {
-        self.by_spiffe_id.get(id).into_iter().flatten().filter_map(|key| self.entries.get(key).cloned()).collect()
+        self.by_spiffe_id
+            .get(id)
+            .into_iter()
+            .flatten()
+            .filter_map(|key| self.entries.get(key).cloned())
+            .collect()
     }
 
     /// What the agent may see, in order of ids.
@@ -99,7 +105,9 @@ impl Index {
             if !seen.insert(parent) {
                 continue;
             }
-            for entry in self.children.get(parent).into_iter().flatten().filter_map(|key| self.entries.get(key)) {
+            for entry in
+                self.children.get(parent).into_iter().flatten().filter_map(|key| self.entries.get(key))
+            {
                 found.push(Arc::clone(entry));
                 parents.push(&entry.spiffe_id);
             }

@@ -160,7 +160,8 @@ fn an_entry_that_changes_moves_and_one_that_goes_leaves_nothing() {
 /// The definition, word for word and slow.
 fn naive(entries: &[Entry], agent: &SpiffeId, node: &[Selector]) -> Vec<String> {
     let own = |entry: &Entry| {
-        entry.spiffe_id.trust_domain_name() == "example.org" && entry.parent_id.trust_domain_name() == "example.org"
+        entry.spiffe_id.trust_domain_name() == "example.org"
+            && entry.parent_id.trust_domain_name() == "example.org"
     };
     let is_alias = |entry: &Entry| entry.parent_id == id("/spire/server");
     let mut parents: HashSet<SpiffeId> = HashSet::from([agent.clone()]);
@@ -197,7 +198,8 @@ fn some_id() -> impl Strategy<Value = SpiffeId> {
 }
 
 fn some_selectors(min: usize) -> impl Strategy<Value = Vec<Selector>> {
-    proptest::sample::subsequence(&["t:a", "t:b", "t:c", "u:a"][..], min..=4).prop_map(|texts| selectors(&texts))
+    proptest::sample::subsequence(&["t:a", "t:b", "t:c", "u:a"][..], min..=4)
+        .prop_map(|texts| selectors(&texts))
 }
 
 fn some_entry() -> impl Strategy<Value = Entry> {

@@ -72,7 +72,8 @@ fn filter(
     let expires_before = match expires_before {
         "" => None,
         text => Some(
-            parse_expires_before(text).map_err(|fault| faults::invalid("failed to parse expires before", fault))?,
+            parse_expires_before(text)
+                .map_err(|fault| faults::invalid("failed to parse expires before", fault))?,
         ),
     };
     Ok(NodeFilter {

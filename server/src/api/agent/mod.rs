@@ -46,11 +46,7 @@ impl AgentService {
     }
 
     /// Reads the agent ID of a request and notes it in the audit record.
-    fn agent_id<T>(
-        &self,
-        request: &Request<T>,
-        id: Option<&types::Spiffeid>,
-    ) -> Result<SpiffeId, Status> {
+    fn agent_id<T>(&self, request: &Request<T>, id: Option<&types::Spiffeid>) -> Result<SpiffeId, Status> {
         let id = convert::agent(&self.trust_domain, id)
             .map_err(|fault| faults::invalid("invalid agent ID", fault))?;
         note(request, "agent_id", id.as_str());
@@ -136,10 +132,7 @@ impl wire::agent_server::Agent for AgentService {
         Ok(Response::new(convert::agent_message(&node, request.get_ref().output_mask.as_ref())))
     }
 
-    async fn delete_agent(
-        &self,
-        request: Request<wire::DeleteAgentRequest>,
-    ) -> Result<Response<()>, Status> {
+    async fn delete_agent(&self, request: Request<wire::DeleteAgentRequest>) -> Result<Response<()>, Status> {
         let id = self.agent_id(&request, request.get_ref().id.as_ref())?;
         self.store
             .delete_node(&id)
@@ -200,11 +193,8 @@ impl wire::agent_server::Agent for AgentService {
                 ));
             }
         };
-        let expires_at = self
-            .clock
-            .now()
-            .checked_add(ttl)
-            .ok_or_else(|| Status::invalid_argument("ttl is too long"))?;
+        let expires_at =
+            self.clock.now().checked_add(ttl).ok_or_else(|| Status::invalid_argument("ttl is too long"))?;
         let entry = id.map(|id| self.token_entry(&node, id)).transpose()?;
         let token = JoinToken { value, expires_at };
         let stored = match entry {

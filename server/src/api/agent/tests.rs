@@ -13,7 +13,7 @@ use wire::agent_server::Agent as _;
 
 use super::*;
 use crate::api::testing::{NOW, Site, at, from_agent, id, wire_id, wire_selectors};
-use crate::datastore::{EntryFilter, Entries, JoinTokens, Nodes, Page, Redeemed};
+use crate::datastore::{Entries, EntryFilter, JoinTokens, Nodes, Page, Redeemed};
 
 const A: &str = "/spire/agent/tpm_quote/a";
 
@@ -146,7 +146,11 @@ async fn a_join_token_is_made_with_its_entry() {
     let twice = make(60, "mine", Some("/rack-5")).await.unwrap_err();
     assert_eq!(twice.code(), Code::AlreadyExists);
     assert!(!twice.message().contains("mine"), "the token is a secret: {}", twice.message());
-    assert_eq!(site.store.count_entries(&EntryFilter::default()).await.unwrap(), 1, "and no entry without it");
+    assert_eq!(
+        site.store.count_entries(&EntryFilter::default()).await.unwrap(),
+        1,
+        "and no entry without it"
+    );
     for (ttl, token, path, text) in [
         (0, "", None, "ttl is required, you must provide one"),
         (-5, "", None, "ttl is required, you must provide one"),

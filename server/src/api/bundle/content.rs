@@ -124,8 +124,9 @@ pub(super) fn message(
     bundle: &common::Bundle,
     mask: Option<&types::BundleMask>,
 ) -> Result<types::Bundle, Status> {
-    let trust_domain = convert::trust_domain(&bundle.trust_domain_id)
-        .map_err(|fault| Status::internal(format!("failed to convert bundle: invalid trust domain id: {fault}")))?;
+    let trust_domain = convert::trust_domain(&bundle.trust_domain_id).map_err(|fault| {
+        Status::internal(format!("failed to convert bundle: invalid trust domain id: {fault}"))
+    })?;
     let show = |flag: fn(&types::BundleMask) -> bool| mask.is_none_or(flag);
     let x509 = |root: &common::Certificate| types::X509Certificate {
         asn1: root.der_bytes.clone(),

@@ -121,7 +121,10 @@ async fn a_downstream_server_publishes_its_key_and_gets_them_all() {
     let bad = types::JwtKey { public_key: vec![9], ..key("x") };
     assert!(publish(Some(bad)).await.unwrap_err().message().starts_with("invalid JWT authority: "));
     let wit = wire::PublishWitAuthorityRequest::default();
-    assert_eq!(service.publish_wit_authority(Request::new(wit)).await.unwrap_err().code(), Code::Unimplemented);
+    assert_eq!(
+        service.publish_wit_authority(Request::new(wit)).await.unwrap_err().code(),
+        Code::Unimplemented
+    );
 }
 
 #[tokio::test]
@@ -136,7 +139,8 @@ async fn federated_bundles_are_created_set_updated_listed_and_deleted() {
     assert_eq!(made.results[0].bundle, Some(a.clone()));
     let again = service.batch_create_federated_bundle(create(a.clone())).await.unwrap().into_inner();
     assert_eq!(code_of(&again.results[0].status), (Code::AlreadyExists, "bundle already exists".into()));
-    let ours = service.batch_create_federated_bundle(create(foreign("example.org"))).await.unwrap().into_inner();
+    let ours =
+        service.batch_create_federated_bundle(create(foreign("example.org"))).await.unwrap().into_inner();
     assert_eq!(
         code_of(&ours.results[0].status),
         (
@@ -164,11 +168,8 @@ async fn federated_bundles_are_created_set_updated_listed_and_deleted() {
     let gone = service.batch_update_federated_bundle(update(foreign("c.test"))).await.unwrap().into_inner();
     assert_eq!(code_of(&gone.results[0].status), (Code::NotFound, "bundle not found".into()));
     let list = async |page_size, page_token: &str| {
-        let request = wire::ListFederatedBundlesRequest {
-            page_size,
-            page_token: page_token.into(),
-            output_mask: None,
-        };
+        let request =
+            wire::ListFederatedBundlesRequest { page_size, page_token: page_token.into(), output_mask: None };
         service.list_federated_bundles(Request::new(request)).await.unwrap().into_inner()
     };
     let names = |answer: &wire::ListFederatedBundlesResponse| {
@@ -226,9 +227,6 @@ async fn deletion_has_three_modes() {
     );
     assert_eq!(
         delete("example.org", Mode::Delete.into()).await.unwrap(),
-        (
-            Code::InvalidArgument,
-            "removing the bundle for the server trust domain is not allowed".into()
-        )
+        (Code::InvalidArgument, "removing the bundle for the server trust domain is not allowed".into())
     );
 }

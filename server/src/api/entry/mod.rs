@@ -256,7 +256,9 @@ impl wire::entry_server::Entry for EntryService {
         for message in &request.entries {
             let outcome = match self.create(message, request.output_mask.as_ref()).await {
                 Ok((entry, false)) => (None, Some(entry)),
-                Ok((entry, true)) => (Some(Status::already_exists("similar entry already exists")), Some(entry)),
+                Ok((entry, true)) => {
+                    (Some(Status::already_exists("similar entry already exists")), Some(entry))
+                }
                 Err(status) => (Some(status), None),
             };
             let (failure, entry) = outcome;
@@ -312,7 +314,8 @@ impl wire::entry_server::Entry for EntryService {
         Ok(Response::new(wire::GetAuthorizedEntriesResponse { entries }))
     }
 
-    type SyncAuthorizedEntriesStream = BoxStream<'static, Result<wire::SyncAuthorizedEntriesResponse, Status>>;
+    type SyncAuthorizedEntriesStream =
+        BoxStream<'static, Result<wire::SyncAuthorizedEntriesResponse, Status>>;
 
     async fn sync_authorized_entries(
         &self,

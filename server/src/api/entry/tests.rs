@@ -44,7 +44,8 @@ async fn what_is_created_can_be_read_listed_counted_and_deleted() {
         .unwrap()
         .into_inner();
     assert_eq!(got, entry);
-    let count = service.count_entries(Request::new(wire::CountEntriesRequest { filter: None })).await.unwrap();
+    let count =
+        service.count_entries(Request::new(wire::CountEntriesRequest { filter: None })).await.unwrap();
     assert_eq!(count.into_inner().count, 1);
     let delete = |id: &str| wire::BatchDeleteEntryRequest { ids: vec![id.to_owned()] };
     let gone = service.batch_delete_entry(Request::new(delete(&entry.id))).await.unwrap().into_inner();
@@ -114,12 +115,18 @@ async fn every_rule_has_spires_code_and_text() {
             "failed to convert entry: selector list is empty",
         ),
         (
-            types::Entry { selectors: vec![types::Selector { r#type: "a:b".into(), value: "c".into() }], ..base() },
+            types::Entry {
+                selectors: vec![types::Selector { r#type: "a:b".into(), value: "c".into() }],
+                ..base()
+            },
             Code::InvalidArgument,
             "failed to convert entry: selector type contains ':'",
         ),
         (
-            types::Entry { selectors: vec![types::Selector { r#type: "a".into(), value: String::new() }], ..base() },
+            types::Entry {
+                selectors: vec![types::Selector { r#type: "a".into(), value: String::new() }],
+                ..base()
+            },
             Code::InvalidArgument,
             "failed to convert entry: missing selector value",
         ),
@@ -205,12 +212,18 @@ async fn filters_and_pages() {
     }
     let list = |filter, page_size, page_token: &str| {
         let page_token = page_token.to_owned();
-        Request::new(wire::ListEntriesRequest { filter: Some(filter), output_mask: None, page_size, page_token })
+        Request::new(wire::ListEntriesRequest {
+            filter: Some(filter),
+            output_mask: None,
+            page_size,
+            page_token,
+        })
     };
     let all = wire::list_entries_request::Filter::default();
     let first = service.list_entries(list(all.clone(), 2, "")).await.unwrap().into_inner();
     assert_eq!(first.entries.len(), 2);
-    let rest = service.list_entries(list(all.clone(), 10, &first.next_page_token)).await.unwrap().into_inner();
+    let rest =
+        service.list_entries(list(all.clone(), 10, &first.next_page_token)).await.unwrap().into_inner();
     assert_eq!((rest.entries.len(), rest.next_page_token.as_str()), (3, ""));
     let selected = wire::list_entries_request::Filter {
         by_selectors: Some(types::SelectorMatch { selectors: wire_selectors(&["unix:gid:3"]), r#match: 2 }),
@@ -277,10 +290,8 @@ fn stored(n: usize) -> Vec<Arc<Entry>> {
     let own = TrustDomain::new("example.org").unwrap();
     (0..n)
         .map(|n| {
-            let message = types::Entry {
-                id: format!("e{n:06}"),
-                ..wire_entry(&format!("/w{n}"), A, &["unix:uid:1"])
-            };
+            let message =
+                types::Entry { id: format!("e{n:06}"), ..wire_entry(&format!("/w{n}"), A, &["unix:uid:1"]) };
             Arc::new(convert::entry(&own, &message, &EntryMask::ALL, 77).unwrap())
         })
         .collect()
@@ -317,7 +328,15 @@ async fn more_than_a_page_goes_by_revisions_and_what_is_asked_for() {
     let shape: Vec<_> = answers.iter().map(|a| (a.entry_revisions.len(), a.entries.len(), a.more)).collect();
     assert_eq!(
         shape,
-        [(3, 0, true), (3, 0, true), (1, 0, false), (0, 3, true), (0, 1, false), (0, 0, false), (0, 1, false)]
+        [
+            (3, 0, true),
+            (3, 0, true),
+            (1, 0, false),
+            (0, 3, true),
+            (0, 1, false),
+            (0, 0, false),
+            (0, 1, false)
+        ]
     );
     let revision = &answers[0].entry_revisions[0];
     assert_eq!((revision.id.as_str(), revision.revision_number, revision.created_at), ("e000000", 0, 77));
@@ -357,4 +376,74 @@ async fn a_cancelled_stream_ends_quietly_and_a_broken_one_is_told() {
     assert!(answers.iter().all(Result::is_ok));
     let answers = synchronise(9, 3, vec![ask(&[]), Err(Status::data_loss("broken"))]).await;
     assert_eq!(answers.last().unwrap().as_ref().unwrap_err().code(), Code::DataLoss);
+}
+
+mod properties {
+    use proptest::prelude::*;
+    use prost::Message;
+
+    use super::*;
+
+    fn text() -> impl Strategy<Value = String> {
+        prop_oneof![
+            Just(String::new()),
+            Just("example.org".to_owned()),
+            Just("/w".to_owned()),
+            Just("/spire/agent/x".to_owned()),
+            "[a-z/.:*]{0,12}",
+            "\\PC{0,12}",
+        ]
+    }
+
+    fn some_id() -> impl Strategy<Value = Option<types::Spiffeid>> {
+        proptest::option::of(
+            (text(), text()).prop_map(|(trust_domain, path)| types::Spiffeid { trust_domain, path }),
+        )
+    }
+
+    prop_compose! {
+        fn some_entry()(
+            id in text(),
+            spiffe_id in prop_oneof![some_id(), Just(wire_id("/w"))],
+            parent_id in prop_oneof![some_id(), Just(wire_id(A))],
+            selectors in proptest::collection::vec((text(), text()), 0..3),
+            federates_with in proptest::collection::vec(text(), 0..2),
+            dns_names in proptest::collection::vec(text(), 0..3),
+            hint in text(),
+            x509_svid_ttl in any::<i32>(),
+            expires_at in any::<i64>(),
+        ) -> types::Entry {
+            types::Entry {
+                id, spiffe_id, parent_id, federates_with, dns_names, hint, x509_svid_ttl, expires_at,
+                selectors: selectors
+                    .into_iter()
+                    .map(|(r#type, value)| types::Selector { r#type, value })
+                    .collect(),
+                ..types::Entry::default()
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_accepted_keeps_the_rules(message in some_entry()) {
+            let own = TrustDomain::new("example.org").unwrap();
+            if let Ok(entry) = convert::entry(&own, &message, &EntryMask::ALL, 7) {
+                prop_assert!(entry.spiffe_id.is_member_of(&own) && !entry.spiffe_id.is_reserved());
+                prop_assert!(entry.parent_id.is_member_of(&own) && !entry.parent_id.path().is_empty());
+                prop_assert!(!entry.selectors.is_empty());
+                // What was read is what is shown again.
+                let shown = convert::entry_message(&entry, None);
+                prop_assert_eq!(convert::entry(&own, &shown, &EntryMask::ALL, 7).unwrap(), entry);
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_judged_without_harm(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let own = TrustDomain::new("example.org").unwrap();
+            if let Ok(message) = types::Entry::decode(bytes.as_slice()) {
+                let _judged = convert::entry(&own, &message, &EntryMask::ALL, 0).is_ok();
+            }
+        }
+    }
 }

@@ -35,7 +35,7 @@ impl TpmService {
         Self { trust_domain, store, clock }
     }
 
-    /// The full path of an agent: `/spire/agent/...`, also when only what is below it was given.
+    /// The path below `/spire/agent`, also when the whole path was given.
     fn agent_path(&self, path: &str) -> Result<Option<String>, Status> {
         if path.is_empty() {
             return Ok(None);
@@ -44,12 +44,13 @@ impl TpmService {
         if !path.starts_with('/') {
             return Err(bad("it begins with a slash, such as /site-7/gateway-2".to_owned()));
         }
-        let full = match path.strip_prefix(AGENTS) {
-            Some(rest) if rest.starts_with('/') => path.to_owned(),
-            _ => format!("{AGENTS}{path}"),
+        let below = match path.strip_prefix(AGENTS) {
+            Some(rest) if rest.starts_with('/') => rest,
+            _ => path,
         };
-        SpiffeId::new(&self.trust_domain, &full).map_err(|fault| bad(fault.to_string()))?;
-        Ok(Some(full))
+        SpiffeId::new(&self.trust_domain, &format!("{AGENTS}{below}"))
+            .map_err(|fault| bad(fault.to_string()))?;
+        Ok(Some(below.to_owned()))
     }
 }
 

@@ -18,9 +18,9 @@ async fn enrolments_come_and_go() {
     let site = Site::new().await;
     let service = site.tpm_service();
     let (a, b) = ("ab".repeat(32), "cd".repeat(32));
-    let made = enrol(&service, &a.to_uppercase(), "/gateways/g1").await.unwrap();
+    let made = enrol(&service, &a.to_uppercase(), "/spire/agent/gateways/g1").await.unwrap();
     assert_eq!(made.ek_hash, a, "in lower case, as attestation computes it");
-    assert_eq!(made.agent_path, "/spire/agent/gateways/g1");
+    assert_eq!(made.agent_path, "/gateways/g1", "below /spire/agent, as attestation joins it");
     assert_eq!(made.created_at, i64::try_from(NOW).unwrap());
     assert_eq!(enrol(&service, &b, "").await.unwrap().agent_path, "");
     let all = service.list_enrolments(Request::new(wire::ListEnrolmentsRequest {})).await.unwrap();
@@ -46,7 +46,7 @@ async fn what_is_wrong_is_told() {
     assert_eq!(enrol(&service, &a, "").await.unwrap_err().code(), Code::AlreadyExists);
     let taken = enrol(&service, &b, "/g1").await.unwrap_err();
     assert_eq!(taken.code(), Code::AlreadyExists);
-    assert!(taken.message().contains("/spire/agent/g1"), "{}", taken.message());
+    assert!(taken.message().contains("agent path /g1"), "{}", taken.message());
     for (hash, path) in [
         ("", ""),
         ("ab", ""),

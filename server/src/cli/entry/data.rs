@@ -115,3 +115,35 @@ fn message(data: EntryData) -> Result<types::Entry, String> {
         ..types::Entry::default()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_file_is_judged_without_harm(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _entries = entries(&bytes, "f").is_ok();
+            let _ids = ids(&bytes, "f").is_ok();
+        }
+
+        #[test]
+        fn what_is_read_has_the_fields_given(
+            hint in "\\PC{0,20}", ttl in any::<i32>(), expiry in any::<i64>(), admin in any::<bool>(),
+        ) {
+            let json = serde_json::json!({ "entries": [{
+                "spiffe_id": "spiffe://example.org/a", "parent_id": "spiffe://example.org/p",
+                "selectors": [{ "type": "unix", "value": "uid:1" }],
+                "hint": hint, "x509_svid_ttl": ttl, "entryExpiry": expiry, "admin": admin,
+                "revision_number": 4, "created_at": 5,
+            }]});
+            let read = entries(json.to_string().as_bytes(), "f").map_err(|e| TestCaseError::fail(e.to_string()))?;
+            prop_assert_eq!(read.len(), 1);
+            let entry = read.into_iter().next().unwrap_or_default();
+            prop_assert_eq!((entry.hint, entry.x509_svid_ttl, entry.expires_at, entry.admin), (hint, ttl, expiry, admin));
+            prop_assert_eq!((entry.revision_number, entry.created_at), (0, 0), "the server's own");
+        }
+    }
+}

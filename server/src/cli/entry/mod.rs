@@ -41,9 +41,11 @@ pub enum EntryCommand {
 
 /// `entry create`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: a program run by uid 1000 from /usr/bin/app, on the agent with that ID:\n  \
+#[command(
+    after_help = "Example: a program run by uid 1000 from /usr/bin/app, on the agent with that ID:\n  \
     hardroot-server entry create -parentID spiffe://example.org/spire/agent/tpm_quote/HASH \\\n    \
-    -spiffeID spiffe://example.org/app -selector unix:uid:1000 -selector unix:path:/usr/bin/app")]
+    -spiffeID spiffe://example.org/app -selector unix:uid:1000 -selector unix:path:/usr/bin/app"
+)]
 pub struct Create {
     #[command(flatten)]
     fields: Fields,
@@ -185,11 +187,8 @@ impl Update {
         let mut entries = self.fields.for_update()?;
         let mut client = client(&self.connection).await?;
         self.fields.keep_other_attributes(&mut client, &mut entries).await?;
-        let request = wire::BatchUpdateEntryRequest {
-            entries: entries.clone(),
-            input_mask: None,
-            output_mask: None,
-        };
+        let request =
+            wire::BatchUpdateEntryRequest { entries: entries.clone(), input_mask: None, output_mask: None };
         let mut answer = client.batch_update_entry(request).await?.into_inner();
         for (result, asked) in answer.results.iter_mut().zip(entries) {
             if item_failure(result.status.as_ref()).is_some() {
@@ -226,7 +225,9 @@ impl Show {
             Some(id) => {
                 let request = wire::GetEntryRequest { id: id.clone(), output_mask: None };
                 let context = format!("error fetching entry ID {id}: ");
-                shown.entries.push(client.get_entry(request).await.map_err(CliError::rpc(context))?.into_inner());
+                shown
+                    .entries
+                    .push(client.get_entry(request).await.map_err(CliError::rpc(context))?.into_inner());
             }
             None => loop {
                 let request = wire::ListEntriesRequest {
@@ -310,9 +311,8 @@ impl Delete {
         match failures.len() {
             0 => screen.line(format!("Deleted {done} entries successfully")),
             failed if done == 0 => screen.line(format!("Failed to delete {failed} entries")),
-            failed => screen.line(format!(
-                "Deleted {done} entries successfully, but failed to delete {failed} entries"
-            )),
+            failed => screen
+                .line(format!("Deleted {done} entries successfully, but failed to delete {failed} entries")),
         }
         verdict
     }

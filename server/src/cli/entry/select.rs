@@ -55,7 +55,8 @@ impl Filter {
     }
 
     fn parts(&self) -> Result<Parts, CliError> {
-        let id = |text: &Option<String>| text.as_deref().filter(|t| !t.is_empty()).map(id_message).transpose();
+        let id =
+            |text: &Option<String>| text.as_deref().filter(|t| !t.is_empty()).map(id_message).transpose();
         let by_selectors = if self.selectors.is_empty() {
             None
         } else {

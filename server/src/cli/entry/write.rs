@@ -122,9 +122,10 @@ impl Fields {
         }
         for entry in entries {
             let request = GetEntryRequest { id: entry.id.clone(), output_mask: None };
-            let known = client.get_entry(request).await.map_err(CliError::rpc(
-                "failed to fetch existing entry to merge additional attributes: ",
-            ))?;
+            let known = client
+                .get_entry(request)
+                .await
+                .map_err(CliError::rpc("failed to fetch existing entry to merge additional attributes: "))?;
             let mut attributes = known.into_inner().additional_attributes.unwrap_or_default();
             if let Some(given) = self.disable_prefetch {
                 attributes.disable_x509_svid_prefetch = given;
@@ -151,7 +152,11 @@ impl Fields {
         }
     }
 
-    fn entry(&self, spiffe_id: types::Spiffeid, parent_id: types::Spiffeid) -> Result<types::Entry, CliError> {
+    fn entry(
+        &self,
+        spiffe_id: types::Spiffeid,
+        parent_id: types::Spiffeid,
+    ) -> Result<types::Entry, CliError> {
         let ttl = |seconds: i64, what: &str| {
             i32::try_from(seconds)
                 .ok()

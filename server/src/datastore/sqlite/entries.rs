@@ -225,7 +225,10 @@ async fn similar(tx: &mut Tx, entry: &Entry) -> Result<Option<Entry>, StoreError
 }
 
 /// Inserts an entry that was judged by [`rules::check_new`], or finds the similar one and says `true`.
-pub(super) async fn insert_unless_similar(tx: &mut Tx, mut entry: Entry) -> Result<(Entry, bool), StoreError> {
+pub(super) async fn insert_unless_similar(
+    tx: &mut Tx,
+    mut entry: Entry,
+) -> Result<(Entry, bool), StoreError> {
     normalise(&mut entry);
     entry.revision_number = 0;
     if entry.id.is_empty() {

@@ -23,7 +23,10 @@ async fn a_damaged_entry_is_refused_named_and_can_be_deleted_or_repaired() {
         f.store.create_entry(bad.clone()).await.unwrap();
         f.sql(tamper).await;
         let error = f.store.entry("bad").await.unwrap_err();
-        assert!(matches!(&error, StoreError::Damaged { what: "entry", key, .. } if key == "bad"), "{tamper}: {error}");
+        assert!(
+            matches!(&error, StoreError::Damaged { what: "entry", key, .. } if key == "bad"),
+            "{tamper}: {error}"
+        );
         let list = f.store.list_entries(&EntryFilter::default(), &Page::default()).await;
         assert!(matches!(list, Err(StoreError::Damaged { .. })), "{tamper}");
         let snapshot = f.store.snapshot().await.unwrap();
@@ -51,7 +54,10 @@ async fn a_damaged_node_is_refused_and_can_be_deleted() {
         let n = node("/spire/agent/a", "1", &["tpm_quote:vendor:a"]);
         f.store.attested(n.clone(), None).await.unwrap();
         f.sql(tamper).await;
-        assert!(matches!(f.store.node(&n.id).await, Err(StoreError::Damaged { what: "agent", .. })), "{tamper}");
+        assert!(
+            matches!(f.store.node(&n.id).await, Err(StoreError::Damaged { what: "agent", .. })),
+            "{tamper}"
+        );
         let list = f.store.list_nodes(&NodeFilter::default(), &Page::default()).await;
         assert!(matches!(list, Err(StoreError::Damaged { .. })));
         let snapshot = f.store.snapshot().await.unwrap();
@@ -75,7 +81,10 @@ async fn damaged_bundles_and_enrolments_are_named() {
     let f = Fixture::new().await;
     f.sql("INSERT INTO bundles VALUES ('Not A Domain', x'00', 1)").await;
     assert!(matches!(f.store.list_bundles().await, Err(StoreError::Damaged { what: "bundle", .. })));
-    f.sql("INSERT INTO tpm_enrolments (ek_hash, agent_path, note, created_at) VALUES ('aa', 'no-slash', '', 1)").await;
+    f.sql(
+        "INSERT INTO tpm_enrolments (ek_hash, agent_path, note, created_at) VALUES ('aa', 'no-slash', '', 1)",
+    )
+    .await;
     let read = f.store.enrolment("aa").await;
     assert!(matches!(read, Err(StoreError::Damaged { what: "TPM enrolment", .. })), "{read:?}");
 }

@@ -73,7 +73,10 @@ async fn what_breaks_a_rule_is_refused() {
     for (bad, why) in [
         (Entry { selectors: vec![], ..base() }, "invalid registration entry: missing selector list"),
         (Entry { id: "x".repeat(256), ..base() }, "invalid registration entry: entry ID too long"),
-        (Entry { id: "a b".into(), ..base() }, "invalid registration entry: entry ID contains invalid characters"),
+        (
+            Entry { id: "a b".into(), ..base() },
+            "invalid registration entry: entry ID contains invalid characters",
+        ),
         (Entry { x509_svid_ttl: -1, ..base() }, "invalid registration entry: X509SvidTtl is not set"),
         (Entry { jwt_svid_ttl: -1, ..base() }, "invalid registration entry: JwtSvidTtl is not set"),
         (
@@ -125,8 +128,12 @@ async fn an_update_replaces_masked_fields_only_and_counts() {
         hint: false,
         additional_attributes: false,
     };
-    let blank =
-        Entry { id: made.id.clone(), selectors: vec![], created_at: 1, ..entry("/new", "/new-parent", &["a:b"]) };
+    let blank = Entry {
+        id: made.id.clone(),
+        selectors: vec![],
+        created_at: 1,
+        ..entry("/new", "/new-parent", &["a:b"])
+    };
     let same = f.store.update_entry(blank.clone(), &none).await.unwrap();
     assert_eq!(same, Entry { revision_number: 1, ..made.clone() }, "the revision grows even so");
     let hint = Entry { hint: "h2".into(), ..blank.clone() };
@@ -144,7 +151,10 @@ async fn an_update_replaces_masked_fields_only_and_counts() {
         Err(StoreError::NotFound { what: "entry", .. })
     ));
     let no_selectors = Entry { id: made.id, ..entry("/a", "/p", &[]) };
-    assert!(matches!(f.store.update_entry(no_selectors, &EntryMask::ALL).await, Err(StoreError::Invalid { .. })));
+    assert!(matches!(
+        f.store.update_entry(no_selectors, &EntryMask::ALL).await,
+        Err(StoreError::Invalid { .. })
+    ));
 }
 
 #[tokio::test]
@@ -160,10 +170,8 @@ async fn delete_and_prune() {
     assert_eq!(f.store.prune_entries(at(101)).await.unwrap(), [old.id]);
     let (left, _) = f.store.list_entries(&EntryFilter::default(), &Page::default()).await.unwrap();
     assert_eq!(left, [kept]);
-    let orphans: i64 = sqlx::query_scalar("SELECT count(*) FROM entry_selectors")
-        .fetch_one(&f.store.readers)
-        .await
-        .unwrap();
+    let orphans: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM entry_selectors").fetch_one(&f.store.readers).await.unwrap();
     assert_eq!(orphans, 1, "selectors go with their entry");
 }
 
@@ -251,10 +259,8 @@ async fn the_log_of_changes_stays_bounded() {
     )
     .await;
     f.store.create_entry(entry("/a", "/p", &["unix:uid:1"])).await.unwrap();
-    let (rows, newest): (i64, i64) = sqlx::query_as("SELECT count(*), max(seq) FROM changes")
-        .fetch_one(&f.store.readers)
-        .await
-        .unwrap();
+    let (rows, newest): (i64, i64) =
+        sqlx::query_as("SELECT count(*), max(seq) FROM changes").fetch_one(&f.store.readers).await.unwrap();
     assert_eq!((rows, newest), (10_000, 12_001));
 }
 

@@ -120,7 +120,10 @@ fn node_matches(node: &Node, filter: &NodeFilter) -> bool {
         && filter.banned.is_none_or(|banned| banned == node.is_banned())
         && filter.can_reattest.is_none_or(|can| can == node.can_reattest)
         && filter.expires_before.is_none_or(|before| node.expires_at < before)
-        && filter.selectors.as_ref().is_none_or(|(want, how)| matches(&set(&node.selectors), &set(want), *how))
+        && filter
+            .selectors
+            .as_ref()
+            .is_none_or(|(want, how)| matches(&set(&node.selectors), &set(want), *how))
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {

@@ -99,7 +99,10 @@ async fn an_evicted_join_token_node_takes_its_token_and_alias_along() {
     let token = JoinToken { value: "secret".into(), expires_at: at(1_000) };
     f.store.create_join_token(&token).await.unwrap();
     f.store.redeem_join_token("secret", "k", at(1)).await.unwrap();
-    f.store.attested(Node { attestation_type: "join_token".into(), ..node(agent, "1", &[]) }, None).await.unwrap();
+    f.store
+        .attested(Node { attestation_type: "join_token".into(), ..node(agent, "1", &[]) }, None)
+        .await
+        .unwrap();
     f.store.create_entry(entry("/alias", agent, &[&own])).await.unwrap();
     let (workload, _) = f.store.create_entry(entry("/workload", agent, &["unix:uid:1"])).await.unwrap();
     let (both, _) = f.store.create_entry(entry("/both", agent, &["unix:uid:1", &own])).await.unwrap();
@@ -110,7 +113,10 @@ async fn an_evicted_join_token_node_takes_its_token_and_alias_along() {
     // Another attestor's node with such an entry keeps it.
     let other = "/spire/agent/x509pop/a";
     let own = format!("spiffe_id:spiffe://example.org{other}");
-    f.store.attested(Node { attestation_type: "x509pop".into(), ..node(other, "1", &[]) }, None).await.unwrap();
+    f.store
+        .attested(Node { attestation_type: "x509pop".into(), ..node(other, "1", &[]) }, None)
+        .await
+        .unwrap();
     f.store.create_entry(entry("/alias2", other, &[&own])).await.unwrap();
     f.store.delete_node(&id(other)).await.unwrap();
     assert_eq!(f.store.count_entries(&EntryFilter::default()).await.unwrap(), 3);

@@ -102,7 +102,10 @@ async fn journals_are_found_by_the_active_authority() {
     assert_ne!(row, other);
     assert_eq!(f.store.put_journal(Some(row), b"three", "c").await.unwrap(), row);
     f.restart().await;
-    assert_eq!(f.store.find_journal(&["x".into(), "c".into()]).await.unwrap(), Some((row, b"three".to_vec())));
+    assert_eq!(
+        f.store.find_journal(&["x".into(), "c".into()]).await.unwrap(),
+        Some((row, b"three".to_vec()))
+    );
     assert_eq!(f.store.find_journal(&["a".into()]).await.unwrap(), None);
     assert!(matches!(f.store.put_journal(Some(99), b"", "z").await, Err(StoreError::NotFound { .. })));
 }
