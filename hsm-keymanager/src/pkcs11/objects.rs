@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use cryptoki::context::Function;
 use cryptoki::error::{Error as CkError, RvError};
 use cryptoki::mechanism::rsa::{PkcsMgfType, PkcsPssParams};
 use cryptoki::mechanism::{Mechanism, MechanismType};
@@ -60,6 +61,21 @@ pub(super) fn groups(session: &Session, label: &str) -> Result<BTreeMap<Vec<u8>,
         }
     }
     Ok(groups)
+}
+
+/// The objects of one label, seen by a session that was logged in all the time.
+fn own_groups(at: &At<'_>, label: &str) -> Result<BTreeMap<Vec<u8>, Group>, Failure> {
+    let groups = groups(at.session, label)?;
+    confirm(at)?;
+    Ok(groups)
+}
+
+/// Fails like a lost login when the login was lost while objects were looked for.
+fn confirm(at: &At<'_>) -> Result<(), Failure> {
+    if at.shared.token.is_current(at.session, at.life)? {
+        return Ok(());
+    }
+    Err(CkError::Pkcs11(RvError::UserNotLoggedIn, Function::FindObjects).into())
 }
 
 /// The group in use: the oldest whole generation. The error says why there is no saying which it is.
@@ -147,7 +163,7 @@ fn checked(at: &At<'_>, id: &KeyId, private: ObjectHandle, public: ObjectHandle)
 /// Looks a key up on the token, with all checks.
 pub(super) fn find(at: &At<'_>, id: &KeyId) -> Result<Option<Key>, Failure> {
     let label = at.shared.names.label(id);
-    let groups = groups(at.session, &label)?;
+    let groups = own_groups(at, &label)?;
     match in_use(&groups).map_err(|reason| refused(id, reason))? {
         Some(Group { private, public, .. }) => match (private.first(), public.first()) {
             (Some(private), Some(public)) => checked(at, id, *private, *public).map(Some),
@@ -186,6 +202,7 @@ pub(super) fn ids(at: &At<'_>) -> Result<Vec<KeyId>, Failure> {
         let label = one(at.session, handle, AttributeType::Label)?.unwrap_or_default();
         ids.extend(at.shared.names.key(&label));
     }
+    confirm(at)?;
     ids.sort();
     ids.dedup();
     Ok(ids)
@@ -306,7 +323,7 @@ pub(super) fn generate(at: &At<'_>, id: &KeyId, kind: KeyType) -> Result<PublicK
 
 fn replace(at: &At<'_>, session: &Session, id: &KeyId, kind: KeyType) -> Result<PublicKey, Failure> {
     let label = at.shared.names.label(id);
-    let before = groups(at.session, &label)?;
+    let before = own_groups(at, &label)?;
     if let Some((object_id, _)) =
         before.iter().find(|(_, group)| group.generation.is_none() && !group.private.is_empty())
     {
@@ -335,7 +352,7 @@ fn replace(at: &At<'_>, session: &Session, id: &KeyId, kind: KeyType) -> Result<
     for group in replaced.filter(|group| group.generation.is_some()) {
         if let Err(error) = destroy_group(session, group) {
             at.shared.forget(id);
-            let now = groups(at.session, &label)?;
+            let now = own_groups(at, &label)?;
             // As long as the old key is whole it is the key, and the new one must go.
             if now.values().any(|group| group.is_whole() && group.generation == old) {
                 drop(destroy_group(session, &made));
@@ -406,7 +423,7 @@ fn make(
 
 /// Reads a new key back as a restart would find it, checks and proves it.
 fn accept(at: &At<'_>, id: &KeyId, kind: KeyType, label: &str, object_id: &[u8]) -> Result<Key, Failure> {
-    let groups = groups(at.session, label)?;
+    let groups = own_groups(at, label)?;
     let group = groups.get(object_id);
     let (private, public) = match group.map(|group| (group.private.as_slice(), group.public.as_slice())) {
         Some(([private], [public])) => (*private, *public),
@@ -437,13 +454,13 @@ fn destroy_group(session: &Session, group: &Group) -> Result<(), CkError> {
 pub(super) fn destroy(at: &At<'_>, id: &KeyId) -> Result<(), Failure> {
     at.shared.forget(id);
     let label = at.shared.names.label(id);
-    if groups(at.session, &label)?.is_empty() {
+    if own_groups(at, &label)?.is_empty() {
         return Ok(());
     }
     change(at, |session| {
         // Youngest first: were the oldest gone and the rest not, a replacement that never was would come to
         // light.
-        let groups = groups(at.session, &label)?;
+        let groups = own_groups(at, &label)?;
         let mut ours: Vec<_> = groups.values().filter(|group| group.generation.is_some()).collect();
         ours.sort_by_key(|group| std::cmp::Reverse(group.generation));
         for group in ours {

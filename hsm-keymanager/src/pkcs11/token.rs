@@ -80,6 +80,8 @@ struct Login {
     /// Kept open and used for nothing else: the login lives as long as one session does.
     anchor: Option<(Lease, Slot, Life)>,
     count: u64,
+    /// Whether this token wants a PIN at all.
+    required: bool,
     /// The PIN that the token refused: never tried again.
     refused: Option<Zeroizing<String>>,
 }
@@ -106,6 +108,7 @@ impl Token {
             return Err(failure);
         }
         login.count += 1;
+        login.required = info.login_required();
         let life = Life { epoch: state.epoch, login: login.count };
         login.anchor = Some((anchor, slot, life));
         Ok((slot, life))
@@ -139,6 +142,16 @@ impl Token {
                 Err(error.into())
             }
         }
+    }
+
+    /// Whether `session` is logged in, by the same login as `life`: only then does finding nothing mean that there
+    /// is nothing. A session that was opened while the login was lost sees no private object.
+    pub(super) fn is_current(&self, session: &Session, life: Life) -> Result<bool, CkError> {
+        let login = self.lock();
+        let Some((_, _, current)) = &login.anchor else { return Ok(false) };
+        let state = session.get_session_info()?.session_state();
+        let user = matches!(state, SessionState::RoUser | SessionState::RwUser);
+        Ok(*current == life && (user || !login.required))
     }
 
     /// After a session failed: finds out whether the login is gone too, and forgets it then.

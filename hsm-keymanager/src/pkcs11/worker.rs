@@ -22,6 +22,9 @@ use crate::types::KeyId;
 /// Jobs that may wait per thread; more callers wait outside the queue, in order.
 const WAITING_PER_THREAD: usize = 64;
 
+/// Longest wait for the threads when the pool is dropped.
+const LAST_WAIT: Duration = Duration::from_secs(1);
+
 type Job = Box<dyn FnOnce(&mut Worker) + Send>;
 
 /// What all threads of one key manager share.
@@ -89,8 +92,22 @@ pub(super) struct At<'a> {
 /// The threads and their queue.
 pub(super) struct Pool {
     shared: Arc<Shared>,
-    jobs: mpsc::Sender<Job>,
+    /// Taken away when the pool is dropped, which ends the threads.
+    jobs: Option<mpsc::Sender<Job>>,
+    /// Disconnected when the last thread has closed its session.
+    ended: Mutex<mpsc::Receiver<()>>,
     places: Semaphore,
+}
+
+impl Drop for Pool {
+    /// Waits a moment for the threads to leave the module: a process that exits while a thread is inside one
+    /// crashes in the destructors of some (SoftHSM among them). A hanging token is not waited for.
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Err(mpsc::RecvTimeoutError::Timeout) = lock(&self.ended).recv_timeout(LAST_WAIT) {
+            tracing::warn!("a thread is still waiting for the token");
+        }
+    }
 }
 
 impl Pool {
@@ -98,9 +115,10 @@ impl Pool {
     pub(super) fn start(shared: Arc<Shared>, threads: usize) -> Result<Self, Pkcs11Error> {
         let (jobs, queue) = mpsc::channel::<Job>();
         let queue = Arc::new(Mutex::new(queue));
+        let (ends, ended) = mpsc::channel();
         for number in 0..threads {
             let mut worker = Worker { shared: Arc::clone(&shared), session: None };
-            let queue = Arc::clone(&queue);
+            let (queue, ends) = (Arc::clone(&queue), ends.clone());
             std::thread::Builder::new()
                 .name(format!("pkcs11-{number}"))
                 .spawn(move || {
@@ -114,10 +132,13 @@ impl Pool {
                         }
                     }
                     worker.close();
+                    drop(worker);
+                    drop(ends);
                 })
                 .map_err(|_io| Pkcs11Error::Thread)?;
         }
-        Ok(Self { shared, jobs, places: Semaphore::new(threads * WAITING_PER_THREAD) })
+        let places = Semaphore::new(threads * WAITING_PER_THREAD);
+        Ok(Self { shared, jobs: Some(jobs), ended: Mutex::new(ended), places })
     }
 
     /// Runs a job on one of the threads, and once more when its session, or the device, had to be set up
@@ -169,7 +190,8 @@ impl Pool {
                 drop(reply.send(worker.attempt(probe, &work)));
             }
         });
-        self.jobs.send(job).map_err(|_ended| Pkcs11Error::Thread)?;
+        let jobs = self.jobs.as_ref().ok_or(Pkcs11Error::Thread)?;
+        jobs.send(job).map_err(|_ended| Pkcs11Error::Thread)?;
         answer.await.map_err(|_panicked| Pkcs11Error::Thread)?
     }
 }

@@ -14,13 +14,15 @@ use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::ptr;
-use std::sync::OnceLock;
+use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use cryptoki_sys::{
-    CK_BYTE_PTR, CK_FUNCTION_LIST, CK_FUNCTION_LIST_PTR_PTR, CK_MECHANISM_PTR, CK_OBJECT_HANDLE, CK_RV,
-    CK_SESSION_HANDLE, CK_SESSION_INFO, CK_SLOT_ID, CK_TOKEN_INFO_PTR, CK_ULONG, CK_ULONG_PTR, CK_USER_TYPE,
-    CK_UTF8CHAR_PTR, CK_VOID_PTR, CKR_FUNCTION_NOT_SUPPORTED, CKR_GENERAL_ERROR, CKR_OK, Pkcs11,
+    CK_ATTRIBUTE_PTR, CK_BYTE_PTR, CK_FLAGS, CK_FUNCTION_LIST, CK_FUNCTION_LIST_PTR_PTR, CK_MECHANISM_PTR,
+    CK_NOTIFY, CK_OBJECT_HANDLE, CK_OBJECT_HANDLE_PTR, CK_RV, CK_SESSION_HANDLE, CK_SESSION_HANDLE_PTR,
+    CK_SESSION_INFO, CK_SESSION_INFO_PTR, CK_SLOT_ID, CK_TOKEN_INFO_PTR, CK_ULONG, CK_ULONG_PTR,
+    CK_USER_TYPE, CK_UTF8CHAR_PTR, CK_VOID_PTR, CKR_FUNCTION_NOT_SUPPORTED, CKR_GENERAL_ERROR, CKR_OK,
+    Pkcs11,
 };
 
 /// Where distributions put SoftHSM.
@@ -36,6 +38,36 @@ struct Lists {
     /// The list that is given out: made once, and from then on only read.
     shim: CK_FUNCTION_LIST,
 }
+
+/// Held for reading by every call that uses a session, and for writing while sessions are wiped: SoftHSM crashes
+/// when a session is closed under a call that uses it.
+static INSIDE: RwLock<()> = RwLock::new(());
+
+fn inside() -> RwLockReadGuard<'static, ()> {
+    INSIDE.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A function that only passes its call on.
+macro_rules! pass_on {
+    ($name:ident, $field:ident, $($argument:ident: $type:ty),*) => {
+        unsafe extern "C" fn $name($($argument: $type),*) -> CK_RV {
+            let _inside = inside();
+            match real().and_then(|real| real.$field) {
+                // SAFETY: the arguments are the caller's, passed on as they are.
+                Some(call) => unsafe { call($($argument),*) },
+                None => CKR_FUNCTION_NOT_SUPPORTED,
+            }
+        }
+    };
+}
+
+pass_on!(open_session, C_OpenSession, slot: CK_SLOT_ID, flags: CK_FLAGS, application: CK_VOID_PTR, notify: CK_NOTIFY, session: CK_SESSION_HANDLE_PTR);
+pass_on!(close_session, C_CloseSession, session: CK_SESSION_HANDLE);
+pass_on!(get_session_info, C_GetSessionInfo, session: CK_SESSION_HANDLE, info: CK_SESSION_INFO_PTR);
+pass_on!(find_init, C_FindObjectsInit, session: CK_SESSION_HANDLE, template: CK_ATTRIBUTE_PTR, count: CK_ULONG);
+pass_on!(find, C_FindObjects, session: CK_SESSION_HANDLE, objects: CK_OBJECT_HANDLE_PTR, most: CK_ULONG, count: CK_ULONG_PTR);
+pass_on!(find_final, C_FindObjectsFinal, session: CK_SESSION_HANDLE);
+pass_on!(get_attributes, C_GetAttributeValue, session: CK_SESSION_HANDLE, object: CK_OBJECT_HANDLE, template: CK_ATTRIBUTE_PTR, count: CK_ULONG);
 
 static LISTS: OnceLock<Option<Lists>> = OnceLock::new();
 
@@ -61,6 +93,13 @@ fn load() -> Option<Lists> {
     // The pointers in the list are good as long as the module stays loaded: for ever.
     std::mem::forget(module);
     let mut shim = real;
+    shim.C_OpenSession = Some(open_session);
+    shim.C_CloseSession = Some(close_session);
+    shim.C_GetSessionInfo = Some(get_session_info);
+    shim.C_FindObjectsInit = Some(find_init);
+    shim.C_FindObjects = Some(find);
+    shim.C_FindObjectsFinal = Some(find_final);
+    shim.C_GetAttributeValue = Some(get_attributes);
     shim.C_SignInit = Some(sign_init);
     shim.C_Sign = Some(sign);
     shim.C_Login = Some(login);
@@ -121,6 +160,7 @@ unsafe extern "C" fn sign_init(
         // Whoever removes the file is the one that wipes.
         let first = beside_conf("shim-control").is_some_and(|path| fs::remove_file(path).is_ok());
         if let (true, Some(info), Some(close)) = (first, real.C_GetSessionInfo, real.C_CloseAllSessions) {
+            let _nobody_inside = INSIDE.write().unwrap_or_else(PoisonError::into_inner);
             let mut found = CK_SESSION_INFO::default();
             // SAFETY: `found` is a valid place for the answer; the session number is the caller's.
             if unsafe { info(session, &mut found) } == CKR_OK {
@@ -129,6 +169,7 @@ unsafe extern "C" fn sign_init(
             }
         }
     }
+    let _inside = inside();
     match real.C_SignInit {
         // SAFETY: the arguments are the caller's, passed on as they are.
         Some(call) => unsafe { call(session, mechanism, key) },
@@ -147,6 +188,7 @@ unsafe extern "C" fn sign(
     if let Some(ms) = control("hang").and_then(|text| text.parse().ok()) {
         std::thread::sleep(Duration::from_millis(ms));
     }
+    let _inside = inside();
     // SAFETY: the arguments are the caller's, passed on as they are.
     let result = unsafe { call(session, data, data_length, signature, signature_length) };
     if result == CKR_OK && !signature.is_null() && control("corrupt").is_some() {
@@ -163,6 +205,7 @@ unsafe extern "C" fn login(
     pin_length: CK_ULONG,
 ) -> CK_RV {
     log("C_Login");
+    let _inside = inside();
     match real().and_then(|real| real.C_Login) {
         // SAFETY: the arguments are the caller's, passed on as they are.
         Some(call) => unsafe { call(session, user, pin, pin_length) },
