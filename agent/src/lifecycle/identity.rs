@@ -31,15 +31,15 @@ pub struct AgentSvid {
 /// Why an attempt to get an SVID failed on this side or the other.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Attempt {
-    #[error("{0}")]
+    #[error(transparent)]
     Server(#[from] ServerError),
-    #[error("{0}")]
+    #[error(transparent)]
     Key(#[from] AgentKeyError),
-    #[error("{0}")]
+    #[error(transparent)]
     Judged(#[from] crate::attest::BadAgentSvid),
-    #[error("{0}")]
+    #[error(transparent)]
     Storage(#[from] crate::storage::StorageError),
-    #[error("{0}")]
+    #[error(transparent)]
     Tls(#[from] hardroot_transport::BadTlsIdentity),
     #[error("there is no trust bundle to judge the SVID by")]
     NoBundle,
@@ -247,15 +247,20 @@ fn is_final(error: &ServerError) -> bool {
         || error.is_refusal()
 }
 
-/// The causes of an error, outermost first, without itself.
+/// The causes of an error, outermost first, without itself and without what an outer one has said already.
 pub(crate) fn chain_of(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = String::new();
+    let mut said = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
-        if !text.is_empty() {
-            text.push_str(": ");
+        let this = cause.to_string();
+        if !said.contains(&this) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&this);
+            said = this;
         }
-        text.push_str(&cause.to_string());
         next = cause.source();
     }
     text

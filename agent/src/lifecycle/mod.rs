@@ -58,7 +58,7 @@ pub struct Settings {
 pub enum Ended {
     /// The operator banned this agent.
     #[error(
-        "this agent is banned by its server; to admit it again: hardroot-server agent evict, then start it anew"
+        "this agent is banned by its server; to admit it again run \"hardroot-server agent evict\" and start it anew"
     )]
     Banned,
     /// The node's proof was refused and the same proof can never succeed.
@@ -204,15 +204,14 @@ impl<S: Server> Lifecycle<S> {
 
     fn wake_at(&self) -> Instant {
         let now = Instant::now();
-        let tick = now + TICK.min(self.settings.sync_interval);
-        let mut wake = tick;
-        let mut sooner = |at: Option<Instant>| wake = wake.min(at.unwrap_or(tick).max(now));
+        let mut wake = now + TICK.min(self.settings.sync_interval);
+        let mut sooner = |at: Instant| wake = wake.min(at.max(now));
         if self.needs_attestation().is_some() {
-            sooner(self.attest_retry.at());
+            sooner(self.attest_retry.at().unwrap_or(now));
         } else {
-            sooner(Some(self.sync_retry.at().unwrap_or(self.next_sync)));
+            sooner(self.sync_retry.at().unwrap_or(self.next_sync));
             if self.synced && !self.cache.wanted(1).is_empty() {
-                sooner(Some(self.issue_retry.at().unwrap_or(now)));
+                sooner(self.issue_retry.at().unwrap_or(now));
             }
         }
         wake

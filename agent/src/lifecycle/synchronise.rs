@@ -28,6 +28,10 @@ impl<S: Server> Lifecycle<S> {
             }
             Err(error) => {
                 self.judge(&error).await?;
+                if let Some(why) = self.must_attest {
+                    tracing::warn!(error = %error, reason = why, "synchronisation was refused; attesting anew");
+                    return Ok(());
+                }
                 let pause = self.sync_retry.failed(Instant::now(), jitter());
                 tracing::warn!(
                     error = %error,

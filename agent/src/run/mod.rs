@@ -22,10 +22,10 @@ use crate::storage::StorageError;
 #[non_exhaustive]
 pub enum RunError {
     /// The configuration is missing or has faults.
-    #[error("{0}")]
+    #[error(transparent)]
     Config(#[from] LoadError),
     /// Logging cannot start.
-    #[error("{0}")]
+    #[error(transparent)]
     Log(#[from] LogError),
     /// The process cannot be set up.
     #[error("cannot {what}")]
@@ -37,7 +37,7 @@ pub enum RunError {
         cause: io::Error,
     },
     /// The data directory cannot be used.
-    #[error("{0}")]
+    #[error(transparent)]
     Storage(#[from] StorageError),
     /// The key manager cannot be opened.
     #[error("the key manager {name} cannot be opened")]
@@ -67,13 +67,13 @@ pub enum RunError {
         cause: Box<dyn std::error::Error + Send + Sync>,
     },
     /// There is no bundle to begin with.
-    #[error("{0}")]
+    #[error(transparent)]
     Bootstrap(#[from] BootstrapError),
     /// The Workload API cannot be served.
     #[error("the Workload API cannot be served")]
     WorkloadApi(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The agent may not go on.
-    #[error("{0}")]
+    #[error(transparent)]
     Ended(#[from] Ended),
 }
 

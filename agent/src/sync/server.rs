@@ -72,7 +72,7 @@ pub trait Server: Send + Sync {
 #[non_exhaustive]
 pub enum ServerError {
     /// No connection.
-    #[error("{0}")]
+    #[error(transparent)]
     Connect(#[from] ConnectError),
     /// A call failed or was refused.
     #[error("{rpc}: {} ({:?})", status.message(), status.code())]
@@ -91,7 +91,7 @@ pub enum ServerError {
         seconds: u64,
     },
     /// This node's own evidence could not be made.
-    #[error("the node's evidence cannot be made: {0}")]
+    #[error("the node's evidence cannot be made")]
     Evidence(#[from] AttestError),
     /// The server broke the protocol.
     #[error("{rpc}: {reason}; are the versions of server and agent compatible?")]

@@ -49,7 +49,7 @@ impl Session {
                     caller_uid = self.caller.peer.uid(),
                     registered = false,
                     selectors = self.selectors.len(),
-                    NO_IDENTITY
+                    "{NO_IDENTITY}"
                 );
                 Some(Status::new(Code::PermissionDenied, NO_IDENTITY))
             }
