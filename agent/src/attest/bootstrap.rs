@@ -34,7 +34,7 @@ pub enum BootstrapError {
         format: &'static str,
         /// What is wrong.
         #[source]
-        cause: BadBundle,
+        cause: Box<BadBundle>,
     },
     /// It holds no X.509 authority.
     #[error("the trust bundle {path} holds no X.509 authority, so no server can be recognised", path = path.display())]
@@ -66,8 +66,11 @@ pub fn load_bundle(
         BundleFormat::Pem => (Bundle::from_pem(trust_domain.clone(), &bytes), "pem"),
         BundleFormat::Spiffe => (Bundle::from_jwks(trust_domain.clone(), &bytes), "spiffe"),
     };
-    let bundle =
-        read.map_err(|cause| BootstrapError::Format { path: path.to_owned(), format: name, cause })?;
+    let bundle = read.map_err(|cause| BootstrapError::Format {
+        path: path.to_owned(),
+        format: name,
+        cause: Box::new(cause),
+    })?;
     if bundle.x509_authorities.is_empty() {
         return Err(BootstrapError::Empty { path: path.to_owned() });
     }

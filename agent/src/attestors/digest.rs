@@ -92,7 +92,7 @@ impl Digests {
         let (program, user) = tokio::task::spawn_blocking(move || {
             let fs =
                 rustix::fs::fstatfs(&program).map_err(|e| format!("its file system does not answer: {e}"))?;
-            #[expect(clippy::unnecessary_cast, reason = "the field's type differs between architectures")]
+            // The field's type differs between architectures.
             if fs.f_type as i64 == FUSE {
                 return Err(
                     "it lies on a user-space (FUSE) file system, whose answers prove nothing".to_owned()

@@ -270,7 +270,7 @@ fn bundles_are_the_own_one_and_those_federated_with() {
     let federating =
         AuthorizedEntry { federates_with: vec![a.clone()], ..entry("e1", "/a", &["unix:uid:1"]) };
     rig.cache.apply(changes(vec![federating], &[]));
-    assert_eq!(rig.cache.federated().into_iter().collect::<Vec<_>>(), [a.clone()]);
+    assert_eq!(rig.cache.federated().into_iter().collect::<Vec<_>>(), std::slice::from_ref(&a));
     rig.fill();
     let mut stream = rig.cache.subscribe(selectors(&["unix:uid:1"]));
     let names = |availability: &Availability| match availability {

@@ -78,13 +78,19 @@ enum Failed {
     #[error("the agent ended the stream without an answer")]
     Closed,
     #[error("{0}")]
-    Answer(#[from] BadAnswer),
+    Answer(Box<BadAnswer>),
     #[error("{0}")]
     Json(#[from] hardroot_api::json::JsonError),
     #[error("{}: {}", .0, crate::lifecycle::chain_of(.0))]
     Write(#[from] StateError),
     #[error("cannot print: {0}")]
     Print(#[from] std::io::Error),
+}
+
+impl From<BadAnswer> for Failed {
+    fn from(bad: BadAnswer) -> Self {
+        Self::Answer(Box::new(bad))
+    }
 }
 
 /// Opens the stream with the header that every Workload API call carries.

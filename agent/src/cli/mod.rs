@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use hardroot_runtime::cli::normalise_args;
+use hardroot_tpm_attestor::device::silence_libtss2;
 
 /// The SPIFFE agent whose keys live in hardware
 #[derive(Debug, Parser)]
@@ -22,7 +23,6 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "one value per process")]
 enum Command {
     /// Runs the agent
     Run(run::RunArgs),
@@ -63,7 +63,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Api(ApiCommand::Fetch(args)) => asynchronously(api::fetch(args)),
         Command::Api(ApiCommand::Watch(args)) => asynchronously(api::watch(args)),
         Command::Healthcheck(args) => asynchronously(healthcheck::healthcheck(args)),
-        Command::Tpm(command) => asynchronously(tpm::run(command)),
+        Command::Tpm(command) => {
+            // Every fault of libtss2 comes back as an error; its own lines would only be in the way.
+            drop(silence_libtss2());
+            asynchronously(tpm::run(command))
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use hardroot_config::LoadError;
 use zeroize::Zeroizing;
 
 use super::{complain, tell};
-use crate::config::{self, AgentConfig, DEFAULT_CONFIG_PATH, Overrides};
+use crate::config::{self, AgentConfig, DEFAULT_CONFIG_PATH, Environment, Overrides};
 use crate::lifecycle::chain_of;
 use crate::run::{self, RunError};
 
@@ -90,8 +90,7 @@ fn load(args: &RunArgs) -> Result<AgentConfig, LoadError> {
         insecure_bootstrap: args.insecure_bootstrap,
     };
     let lookup = |name: &str| std::env::var(name).ok();
-    let environment: Option<&dyn Fn(&str) -> Option<String>> =
-        if args.expand_env { Some(&lookup) } else { None };
+    let environment: Option<Environment<'_>> = if args.expand_env { Some(&lookup) } else { None };
     config::load(&args.config, environment, &overrides)
 }
 

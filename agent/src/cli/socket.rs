@@ -47,7 +47,7 @@ impl SocketArgs {
             }
             None => None,
         };
-        if self.socket_path != PathBuf::from(DEFAULT_SOCKET_PATH) {
+        if self.socket_path != *DEFAULT_SOCKET_PATH {
             return Ok(self.socket_path.clone());
         }
         Ok(from_instance.or_else(|| set(SOCKET)).unwrap_or_else(|| DEFAULT_SOCKET_PATH.to_owned()).into())

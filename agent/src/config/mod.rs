@@ -164,13 +164,16 @@ pub struct Overrides {
     pub insecure_bootstrap: bool,
 }
 
+/// Looks up an environment variable.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
 /// Reads and decodes a configuration file.
 ///
 /// # Errors
 /// The file cannot be read, or has faults: all of them are in the error.
 pub fn load(
     path: &Path,
-    environment: Option<&dyn Fn(&str) -> Option<String>>,
+    environment: Option<Environment<'_>>,
     overrides: &Overrides,
 ) -> Result<AgentConfig, LoadError> {
     let document = hardroot_config::load(path, environment)?;

@@ -156,9 +156,8 @@ fn key_manager(name: &str, plugin: &Block<'_>, agent: &Decoded) -> Option<KeyMan
             if agent.tpm.is_none() {
                 plugin.fault_here("needs the block agent.tpm, which says where the TPM is");
             }
-            Some(KeyManagerConfig::Tpm {
-                directory: data.path("directory").unwrap_or_else(|| agent.data_dir()),
-            })
+            let directory = data.path("directory").unwrap_or_else(|| agent.data_dir().join("tpm-keys"));
+            Some(KeyManagerConfig::Tpm { directory })
         }
         "pkcs11" => Some(pkcs11(&data)),
         "disk" => {

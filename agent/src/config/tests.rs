@@ -38,9 +38,7 @@ fn defaults_are_spires() {
     assert_eq!(config.workload_key_type, KeyType::EcP256);
     assert_eq!(config.cache_size, 1000);
     assert_eq!(config.sync_interval, Duration::from_secs(5));
-    assert!(
-        matches!(config.key_manager, KeyManagerConfig::Disk { directory } if directory == PathBuf::from("/keys"))
-    );
+    assert!(matches!(config.key_manager, KeyManagerConfig::Disk { directory } if *directory == *"/keys"));
     assert_eq!(config.node_attestor, NodeAttestorConfig::JoinToken);
     assert_eq!(config.unix, UnixConfig::default());
     assert_eq!(config.log, LogConfig { file: None, level: LogLevel::Info, format: LogFormat::Text });

@@ -58,10 +58,7 @@ pub(super) async fn open(config: &AgentConfig) -> Result<(Arc<dyn KeyManager>, O
                 .await
                 .map_err(|cause| RunError::Tpm { tcti: block.tcti.clone(), cause: cause.into() })?;
             // A node moved to another TPM proves itself anew; its old keys are worthless there and only set aside.
-            let settings = tpm::Config {
-                foreign_keys: ForeignKeys::SetAside,
-                ..tpm::Config::new(directory.join("tpm-keys"))
-            };
+            let settings = tpm::Config { foreign_keys: ForeignKeys::SetAside, ..tpm::Config::new(directory) };
             let keys = TpmKeyManager::open(Arc::clone(&tpm), settings).await.map_err(|e| failed(e.into()))?;
             let keys = Arc::new(keys);
             Ok((Arc::clone(&keys) as Arc<dyn KeyManager>, Some(TpmKeys { tpm, keys })))

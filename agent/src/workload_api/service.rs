@@ -73,7 +73,6 @@ pub(super) fn routes(shared: &Arc<Shared>) -> Result<(Routes, HealthReporter), W
 }
 
 /// Exactly one `workload.spiffe.io: true` (SPIFFE Workload Endpoint 4.3): a browser or a confused proxy cannot send it by accident.
-#[expect(clippy::result_large_err, reason = "the signature is tonic's")]
 fn require_header(request: Request<()>) -> Result<Request<()>, Status> {
     let mut values = request.metadata().get_all("workload.spiffe.io").iter();
     match (values.next(), values.next()) {
