@@ -5,6 +5,8 @@ mod exchange;
 mod refusal;
 mod seam;
 mod service;
+#[cfg(test)]
+mod tests;
 
 pub use adapters::{StoredEnrolments, StoredRecords, StoredTokens};
 pub use refusal::chain;

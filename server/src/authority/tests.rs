@@ -168,7 +168,7 @@ async fn authorities_take_turns() {
     verify_x509_svid(&issued.chain, &bundle, site.clock.now()).unwrap();
 
     // And back to slot A, whose old key is replaced.
-    site.clock.advance(DAY / 2);
+    site.clock.advance(DAY / 6);
     authority.check().await.unwrap();
     let slots = authority.slots().await;
     assert_eq!(by_status(&slots, Status::Prepared).unwrap().slot, SlotId::A);
@@ -377,7 +377,11 @@ async fn the_server_svid_is_renewed_at_half_life_with_the_same_key() {
     let (svid, identity) = server_svid(&site, authority.signer()).await;
     let keys = site.generated();
     let first = identity.load_full().unwrap();
-    site.clock.advance(HOUR / 2 - Duration::from_secs(10));
+    // Valid from ten seconds before now, for 3610 s in all.
+    site.clock.advance(Duration::from_secs(1794));
+    svid.check().await.unwrap();
+    assert!(Arc::ptr_eq(&first, &identity.load_full().unwrap()), "a second too early");
+    site.clock.advance(Duration::from_secs(1));
     svid.check().await.unwrap();
     let second = identity.load_full().unwrap();
     assert_ne!(first.chain, second.chain);

@@ -4,6 +4,8 @@ mod caller;
 mod judge;
 mod layer;
 mod rules;
+#[cfg(test)]
+mod tests;
 
 pub use caller::Caller;
 pub use judge::{Authorizer, AuthzStore, Peer};
