@@ -48,7 +48,6 @@ pub struct Cli {
 
 /// Every command.
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "one value per process")]
 pub enum Top {
     /// Runs the server
     Run(run::RunArgs),

@@ -113,13 +113,13 @@ pub(super) fn validate(args: &RunArgs) -> ExitCode {
 pub(super) fn run(args: &RunArgs) -> ExitCode {
     let outcome = match args.load() {
         Ok(config) => serve(config),
-        Err(error) => Err(Failure::Run(RunError::Config(error))),
+        Err(error) => Err(RunError::Config(error).into()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             let (text, code) = match &failure {
-                Failure::Run(error) => (told(error), error.exit_code()),
+                Failure::Run(error) => (told(error.as_ref()), error.exit_code()),
                 Failure::Process(what, error) => (format!("{what}: {}", told(error.as_ref())), 1),
             };
             // The log may be a file or in another format: people at a terminal look here.
@@ -131,13 +131,13 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
 }
 
 enum Failure {
-    Run(RunError),
+    Run(Box<RunError>),
     Process(&'static str, Box<dyn Error + Send + Sync>),
 }
 
 impl From<RunError> for Failure {
     fn from(error: RunError) -> Self {
-        Self::Run(error)
+        Self::Run(Box::new(error))
     }
 }
 

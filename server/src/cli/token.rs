@@ -38,7 +38,8 @@ impl TokenCommand {
         let id = command.spiffe_id.filter(|id| !id.is_empty());
         let agent_id = id.as_deref().map(id_message).transpose()?;
         let ttl = i32::try_from(command.ttl)
-            .map_err(|_| CliError::usage(format!("invalid value for TTL: {}", command.ttl)))?;
+            .ok()
+            .ok_or_else(|| CliError::usage(format!("invalid value for TTL: {}", command.ttl)))?;
         let request = CreateJoinTokenRequest { ttl, token: String::new(), agent_id };
         let channel = command.connection.open().await?;
         let token = AgentClient::new(channel).create_join_token(request).await?.into_inner();

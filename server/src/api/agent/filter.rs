@@ -35,8 +35,8 @@ pub fn parse_expires_before(text: &str) -> Result<SystemTime, BadTime> {
     if hours != Some(zone) {
         return Err(bad());
     }
-    let time = OffsetDateTime::parse(time, FORMAT).map_err(|_| bad())?;
-    let seconds = u64::try_from(time.unix_timestamp()).map_err(|_| bad())?;
+    let time = OffsetDateTime::parse(time, FORMAT).ok().ok_or_else(bad)?;
+    let seconds = u64::try_from(time.unix_timestamp()).ok().ok_or_else(bad)?;
     UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).ok_or_else(bad)
 }
 

@@ -185,7 +185,7 @@ async fn an_update_follows_its_masks() {
     let hint_only = types::EntryMask { hint: true, ..types::EntryMask::default() };
     // Fields outside the mask may be missing or wrong.
     let entry = types::Entry { id: made.id.clone(), hint: "new".into(), ..types::Entry::default() };
-    let request = update(entry, Some(hint_only.clone()), None);
+    let request = update(entry, Some(hint_only), None);
     let results = service.batch_update_entry(Request::new(request)).await.unwrap().into_inner().results;
     assert_eq!(code_of(&results[0].status), (Code::Ok, "OK".into()));
     let updated = results[0].entry.clone().unwrap();

@@ -128,7 +128,8 @@ pub(super) fn push_page(query: &mut Query, table: &str, page: &Page) -> Result<(
         let after: i64 = page
             .token
             .parse()
-            .map_err(|_| StoreError::Invalid { reason: format!("could not parse token '{}'", page.token) })?;
+            .ok()
+            .ok_or_else(|| StoreError::Invalid { reason: format!("could not parse token '{}'", page.token) })?;
         query.push(format!(" AND {table}.id > ")).push_bind(after);
     }
     query.push(format!(" ORDER BY {table}.id"));

@@ -43,7 +43,7 @@ pub(super) async fn run(pool: &SqlitePool) -> Result<(), StoreError> {
     if found > SCHEMA_VERSION {
         return Err(StoreError::NewerSchema { found, known: SCHEMA_VERSION });
     }
-    let done = usize::try_from(found).map_err(|_| StoreError::Foreign)?;
+    let done = usize::try_from(found).ok().ok_or(StoreError::Foreign)?;
     if done == STEPS.len() {
         return Ok(());
     }
