@@ -1,6 +1,5 @@
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::time::Duration;
 
 use futures_util::{Stream, StreamExt, stream};
 use hardroot_api::spire::api::server::agent::v1::{
@@ -306,7 +305,7 @@ async fn a_peer_that_says_nothing_is_let_go_after_a_minute() {
     let begin = tokio::time::Instant::now();
     let answers = bench.run(Fake::new(0), stream::pending()).await;
     assert_eq!(answers[0].as_ref().unwrap_err().code(), Code::DeadlineExceeded);
-    assert_eq!(begin.elapsed(), Duration::from_secs(60));
+    assert_eq!(begin.elapsed().as_secs(), 60);
 }
 
 #[tokio::test]

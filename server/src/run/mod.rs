@@ -6,6 +6,8 @@ mod health;
 mod jobs;
 mod keys;
 mod services;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::path::Path;
