@@ -56,7 +56,7 @@ fn software_keys_need_permission_and_are_said_aloud() {
     site.server_keys = Keys::Memory;
     site.start_server().unwrap();
     let log = site.server.as_ref().unwrap().log();
-    assert!(log.lines().any(|line| line.contains("WARN") && line.contains("software")), "{log}");
+    assert!(log.lines().any(|line| line.contains("level=warning") && line.contains("software")), "{log}");
 }
 
 #[test]

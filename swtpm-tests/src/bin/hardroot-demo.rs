@@ -225,10 +225,13 @@ fn fetch_and_verify(agent: &Agent, programs: &Programs, users: &Users) -> Result
     fs::create_dir_all(&folder)?;
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o777))?;
     let out = folder.display().to_string();
+    let mut last = String::new();
     let seen = wait::until("payments has its SVID", wait::DEADLINE, || {
         let ran = agent.workload(&programs.payments, users.run_as(), &["fetch", "--write", &out])?;
+        last = format!("{}{}", ran.stdout, ran.stderr);
         if ran.ok() { Ok(Some(ran.json()?)) } else { Ok(None) }
-    })?;
+    })
+    .with_context(|| format!("it last said: {last}\nlog of the agent:\n{}", agent.log()))?;
     fact("payments got", &seen.to_string());
     ensure!(
         seen.pointer("/svids/0/spiffe_id").and_then(Value::as_str) == Some("spiffe://example.org/payments"),
@@ -295,7 +298,7 @@ fn mutual_tls(agent: &Agent, programs: &Programs, users: &Users) -> Result<()> {
 }
 
 fn refusals(agent: &Agent, programs: &Programs, users: &Users) -> Result<()> {
-    let refused = |ran: &Ran| !ran.ok() && ran.stdout.to_lowercase().contains("permission");
+    let refused = |ran: &Ran| !ran.ok() && ran.stdout.contains("no identity issued");
     let elsewhere = agent.workload(&programs.copy, users.run_as(), &["fetch"])?;
     ensure!(refused(&elsewhere), "the copy at another path was answered: {}", elsewhere.stdout);
     fact("payments-copy got", elsewhere.stdout.trim());
@@ -334,13 +337,15 @@ fn refuse_copy(site: &Site, original: &Agent, tpm: &Swtpm) -> Result<()> {
     wait::until("the thief's agent gives up its copied key", wait::DEADLINE, || {
         let log = thief.log();
         let noticed = log.lines().any(|line| {
-            (line.contains("ERROR") || line.contains("WARN"))
+            (line.contains("level=error") || line.contains("level=warning"))
                 && (line.contains("key") || line.contains("TPM"))
         });
         Ok(noticed.then_some(()))
     })?;
     let log = thief.log();
-    if let Some(line) = log.lines().find(|line| line.contains("ERROR") || line.contains("WARN")) {
+    if let Some(line) =
+        log.lines().find(|line| line.contains("level=error") || line.contains("level=warning"))
+    {
         fact("its agent says", line.trim());
     }
     let health =

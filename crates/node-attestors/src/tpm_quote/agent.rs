@@ -88,6 +88,8 @@ impl TpmQuoteAgent {
     }
 
     fn save(&self, state: &State, trust_domain: &TrustDomain) -> Result<(), AttestError> {
+        hardroot_runtime::state::ensure_dir(&self.config.state_folder, 0o700)
+            .map_err(|cause| unavailable("make the folder of the attestation state", cause))?;
         let path = state::path(&self.config.state_folder, trust_domain);
         state.save(&path, trust_domain).map_err(|cause| unavailable("write the attestation state", cause))
     }

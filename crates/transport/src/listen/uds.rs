@@ -114,6 +114,22 @@ impl Drop for SocketFile {
     }
 }
 
+/// Makes what is missing of `directory`, open for others to pass whatever the umask says; what is there keeps
+/// its mode.
+fn make_directories(directory: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> =
+        directory.ancestors().take_while(|part| !part.as_os_str().is_empty() && !part.exists()).collect();
+    for part in missing.into_iter().rev() {
+        match DirBuilder::new().mode(DIRECTORY_MODE).create(part) {
+            Ok(()) => fs::set_permissions(part, Permissions::from_mode(DIRECTORY_MODE))?,
+            // Another process was faster.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// Opens a local socket at `path` with `mode` (such as 0o777 for workloads, 0o770 for administrators).
 /// Missing directories are made with mode 0755. A socket that nobody answers is replaced; anything else that
 /// has the name is left alone and is an error. The socket appears under its name with its final mode, and
@@ -125,11 +141,7 @@ pub fn bind_uds(path: &Path, mode: u32) -> Result<BoundSocket, UdsError> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let failed = |op| move |cause| UdsError::Io { op, path: path.to_owned(), cause };
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    DirBuilder::new()
-        .recursive(true)
-        .mode(DIRECTORY_MODE)
-        .create(directory)
-        .map_err(failed("making the directory"))?;
+    make_directories(directory).map_err(failed("making the directory"))?;
     refuse_if_taken(path)?;
     // Bound under a name nobody knows, so that nobody connects before the mode is right.
     let hidden =
