@@ -129,7 +129,7 @@ fn client(command: Command) -> ExitCode {
     let outcome = runtime.block_on(Box::pin(command.execute(&mut screen)));
     let written = print(&screen.out);
     if !screen.err.is_empty() {
-        tell(screen.err.trim_end_matches('\n'));
+        tell(screen.err.strip_suffix('\n').unwrap_or(&screen.err));
     }
     match (outcome, written) {
         (Ok(()), Ok(())) => ExitCode::SUCCESS,
