@@ -34,6 +34,8 @@ use crate::sync::{Server, ServerError};
 pub const TICK: Duration = Duration::from_secs(5);
 /// First and longest pause between attempts of any kind.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// Longest pause between attestations: whoever has just enrolled a machine waits for it.
+const LONGEST_ATTEST_PAUSE: Duration = Duration::from_secs(30);
 /// A difference between the clocks that is told.
 const CLOCK_STEP: Duration = Duration::from_secs(60);
 /// Most SVIDs asked for in one call (SPIRE's servers take no more).
@@ -142,7 +144,7 @@ impl<S: Server> Lifecycle<S> {
             must_attest: None,
             authority_lost: false,
             status_posted: false,
-            attest_retry: retry(),
+            attest_retry: Retry::new(RETRY.0, LONGEST_ATTEST_PAUSE),
             renew_retry: retry(),
             sync_retry: retry(),
             issue_retry: retry(),

@@ -74,7 +74,8 @@ pub(super) fn tpm_quote(
     let failed = |cause: Cause| RunError::Attestor { name: "tpm_quote", cause };
     // Configuration has checked this: the agent's key must live in the TPM that vouches for it.
     let TpmKeys { tpm, keys } = tpm.ok_or_else(|| failed("it needs KeyManager \"tpm\"".into()))?;
-    let settings =
-        TpmQuoteAgentConfig { state_folder: config.data_dir.join("tpm-quote"), endorsement_key: None };
+    let state_folder = config.data_dir.join("tpm-quote");
+    hardroot_runtime::state::ensure_dir(&state_folder, 0o700).map_err(|e| failed(e.into()))?;
+    let settings = TpmQuoteAgentConfig { state_folder, endorsement_key: None };
     Ok(Arc::new(TpmQuoteAgent::new(Arc::clone(tpm), Arc::clone(keys) as _, settings)))
 }

@@ -78,6 +78,26 @@ pub struct StoredSvid {
     pub csr: Option<Vec<u8>>,
 }
 
+impl StoredSvid {
+    /// Reads what [`Storage::keep_svid`] wrote, checksum aside.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
+        let file: SvidFile = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+        if file.version != 1 {
+            return Err(format!("it has version {}, this agent knows version 1", file.version));
+        }
+        let decode = |text: &String| STANDARD.decode(text).map_err(|e| e.to_string());
+        let chain = file.chain.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
+        if chain.is_empty() {
+            return Err("it holds no certificate".to_owned());
+        }
+        let csr = file.csr.as_ref().map(decode).transpose()?;
+        Ok(Self { chain, reattestable: file.reattestable, csr })
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SvidFile {
@@ -126,19 +146,7 @@ impl Storage {
     /// The SVID that was stored, if it is there and whole.
     #[must_use]
     pub fn svid(&self) -> Option<StoredSvid> {
-        self.read(SVID_FILE, |bytes| {
-            let file: SvidFile = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
-            if file.version != 1 {
-                return Err(format!("it has version {}, this agent knows version 1", file.version));
-            }
-            let decode = |text: &String| STANDARD.decode(text).map_err(|e| e.to_string());
-            let chain = file.chain.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
-            if chain.is_empty() {
-                return Err("it holds no certificate".to_owned());
-            }
-            let csr = file.csr.as_ref().map(decode).transpose()?;
-            Ok(StoredSvid { chain, reattestable: file.reattestable, csr })
-        })
+        self.read(SVID_FILE, StoredSvid::decode)
     }
 
     /// Keeps an SVID. When this returns, a restart finds it.
