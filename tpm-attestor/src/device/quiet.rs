@@ -10,7 +10,7 @@ const VARIABLE: &str = "TSS2_LOG";
 /// Makes libtss2 write nothing to stderr: every fault it meets comes back as an error anyway.
 ///
 /// libtss2 reads `TSS2_LOG` on its first fault, and a process cannot change its own environment safely. So, unless
-/// the variable is set already (as our systemd units do), this starts the same program in place of this process, with
+/// the variable is set already, this starts the same program in place of this process, with
 /// the variable set. Call it first in `main`, before there are threads; it returns only when nothing had to be done.
 ///
 /// # Errors

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use hardroot_identity::TrustDomain;
-use hardroot_runtime::state::{StateError, quarantine, read_checked, write_checked};
+use hardroot_runtime::state::{StateError, ensure_dir, quarantine, read_checked, write_checked};
 use hardroot_tpm_attestor::device::{EkKind, EndorsementKey, WrappedKey};
 use hardroot_tpm_attestor::verify::HashAlg;
 use serde::{Deserialize, Serialize};
@@ -74,7 +74,7 @@ impl State {
         })
     }
 
-    /// Writes the state.
+    /// Writes the state, and makes its folder if it is not there.
     pub(super) fn save(&self, path: &Path, trust_domain: &TrustDomain) -> Result<(), StateError> {
         let stored = Stored {
             version: 1,
@@ -85,6 +85,9 @@ impl State {
             ak_private: BASE64_STANDARD.encode(&self.ak.private),
             accepted_key: self.accepted_key.clone(),
         };
+        if let Some(folder) = path.parent() {
+            ensure_dir(folder, 0o700)?;
+        }
         // A struct of strings always serialises.
         write_checked(path, &serde_json::to_vec(&stored).unwrap_or_default(), 0o600)
     }

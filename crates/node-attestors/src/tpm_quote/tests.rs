@@ -91,12 +91,17 @@ async fn key(tpm: &Tpm) -> (Vec<u8>, WrappedKey) {
 }
 
 impl Node {
+    /// The state folder is not there yet, as on a new box.
+    fn state_folder(&self) -> std::path::PathBuf {
+        self.folder.path().join("tpm-quote")
+    }
+
     async fn on(tcti: &str, kind: EkKind) -> Self {
         let tpm = Tpm::open(Config::new(tcti.parse().unwrap())).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
         let (spki, wrapped) = key(&tpm).await;
         let keys = Arc::new(Keys(Mutex::new(vec![(spki.clone(), wrapped)])));
-        let agent = Self::agent(&tpm, &keys, folder.path(), kind);
+        let agent = Self::agent(&tpm, &keys, &folder.path().join("tpm-quote"), kind);
         let subject = AttestationSubject { trust_domain: trust_domain(), csr_spki_der: spki };
         Self { tpm, keys, agent, subject, folder }
     }
@@ -108,7 +113,7 @@ impl Node {
     }
 
     fn state_file(&self) -> std::path::PathBuf {
-        super::state::path(self.folder.path(), &trust_domain())
+        super::state::path(&self.state_folder(), &trust_domain())
     }
 
     async fn ek_hash(&self, kind: EkKind) -> String {
@@ -229,7 +234,7 @@ async fn certified_tpms_attest_by_endorsement_and_renew_with_one_operation() {
         assert_ne!(renewed.evidence_digest, attested.evidence_digest);
         proxy.reset_counts();
         // A restarted agent finds its state again.
-        let again = Node::agent(&node.tpm, &node.keys, node.folder.path(), kind);
+        let again = Node::agent(&node.tpm, &node.keys, &node.state_folder(), kind);
         let node = Node { agent: again, ..node };
         assert_eq!(fact(&exchange(&node, &server, &store).await.unwrap(), "mode"), "renew");
         let used = proxy.total();
@@ -631,7 +636,7 @@ async fn damaged_or_foreign_state_is_replaced_and_never_fatal() {
     std::fs::write(node.state_file(), &bytes).unwrap();
     let second = ak(&exchange(&node, &server, &store).await.unwrap());
     assert_ne!(first, second);
-    assert!(std::fs::read_dir(node.folder.path()).unwrap().count() > 1, "the damaged file is kept");
+    assert!(std::fs::read_dir(node.state_folder()).unwrap().count() > 1, "the damaged file is kept");
     // The blob is damaged although the checksum fits: the TPM notices.
     let path = node.state_file();
     let mut state = super::state::State::load(&path, &trust_domain()).unwrap().unwrap();
@@ -643,6 +648,7 @@ async fn damaged_or_foreign_state_is_replaced_and_never_fatal() {
     // The whole folder on another TPM: another EK, another AK, another node.
     let other = Swtpm::start().unwrap();
     let thief = Node::on(&other.tcti(), EkKind::Rsa2048).await;
+    std::fs::create_dir(thief.state_folder()).unwrap();
     std::fs::copy(&path, thief.state_file()).unwrap();
     let elsewhere = exchange(&thief, &server, &store).await.unwrap();
     assert_ne!(elsewhere.agent_id, attested.agent_id);
