@@ -1,1 +1,170 @@
+//! Real sockets and real processes.
 
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::*;
+
+fn pair() -> (tempfile::TempDir, UnixListener) {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(dir.path().join("s")).unwrap();
+    (dir, listener)
+}
+
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !done() {
+        assert!(Instant::now() < end, "{what}");
+        std::thread::yield_now();
+    }
+}
+
+/// Python connects, then does what `then` says with the connected socket `s`.
+fn python(dir: &tempfile::TempDir, then: &str) -> Child {
+    let program = format!(
+        "import socket,os,sys,time\ns=socket.socket(socket.AF_UNIX)\ns.connect({:?})\nos.set_inheritable(s.fileno(),True)\n{then}\n",
+        dir.path().join("s")
+    );
+    Command::new("python3").args(["-c", &program]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
+}
+
+const BOTH: [fn(&UnixStream) -> Result<Peer, PeerError>; 2] = [|s| Peer::of(s), |s| Peer::of_without_pidfd(s)];
+
+#[test]
+fn the_process_at_the_other_end_is_known() {
+    for of in BOTH {
+        let (dir, listener) = pair();
+        let _client = UnixStream::connect(dir.path().join("s")).unwrap();
+        let peer = of(&listener.accept().unwrap().0).unwrap();
+        assert_eq!(peer.pid(), i32::try_from(std::process::id()).unwrap());
+        assert_eq!(peer.uid(), nix::unistd::geteuid().as_raw());
+        let sample = peer.sample().unwrap();
+        assert_eq!(sample, peer.sample().unwrap());
+        let (name, program, state) = peer.program().unwrap();
+        assert_eq!(name, std::env::current_exe().unwrap());
+        assert_eq!((Some(state.id), path_state(&name).unwrap()), (sample.exe, state));
+        assert_eq!(file_state(&program).unwrap(), state);
+        peer.check_alive().unwrap();
+    }
+}
+
+#[test]
+fn a_process_that_ended_is_nobody() {
+    for of in BOTH {
+        let (dir, listener) = pair();
+        let mut child = python(&dir, "sys.stdin.read()");
+        let peer = of(&listener.accept().unwrap().0).unwrap();
+        peer.sample().unwrap();
+        drop(child.stdin.take());
+        // Also while it is a zombie: the handle must not wait for somebody to reap it.
+        until("the end is seen", || peer.check_alive().is_err());
+        assert!(matches!(peer.sample(), Err(PeerError::Gone { .. })));
+        child.wait().unwrap();
+        assert!(matches!(peer.sample(), Err(PeerError::Gone { .. })));
+        assert!(peer.program().is_err());
+    }
+}
+
+#[test]
+fn whoever_inherited_the_socket_is_not_the_one_that_connected() {
+    for of in BOTH {
+        let (dir, listener) = pair();
+        // The parent connects and ends; its child holds the socket and speaks.
+        let mut child = python(&dir, "s.send(b'x') if os.fork()==0 and not sys.stdin.read() else os._exit(0)");
+        let (server, _) = listener.accept().unwrap();
+        child.wait_with_stdin_open();
+        match of(&server) {
+            Ok(peer) => assert!(matches!(peer.sample(), Err(PeerError::Gone { .. }))),
+            Err(error) => assert!(matches!(error, PeerError::Gone { .. }), "{error}"),
+        }
+    }
+}
+
+trait Reap {
+    fn wait_with_stdin_open(&mut self);
+}
+
+impl Reap for Child {
+    fn wait_with_stdin_open(&mut self) {
+        until("the parent ends", || self.try_wait().unwrap().is_some());
+    }
+}
+
+#[test]
+fn a_process_that_runs_another_program_is_refused() {
+    for of in BOTH {
+        let (dir, listener) = pair();
+        let mut child = python(&dir, "sys.stdin.readline()\nos.execv('/bin/sleep',['sleep','60'])");
+        let peer = of(&listener.accept().unwrap().0).unwrap();
+        peer.sample().unwrap();
+        std::io::Write::write_all(child.stdin.as_mut().unwrap(), b"go\n").unwrap();
+        until("the program changes", || peer.sample().is_err());
+        assert!(matches!(peer.sample(), Err(PeerError::Changed { what: "its program", .. })));
+        peer.check_alive().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_process_that_changes_its_user_is_refused() {
+    if !nix::unistd::geteuid().is_root() {
+        // Without root nobody can change the user; what is compared is checked on ourselves.
+        let (dir, listener) = pair();
+        let _client = UnixStream::connect(dir.path().join("s")).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        let handle = Handle::Pidfd(getsockopt(&server, sockopt::PeerPidfd).unwrap());
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let wrong = Peer::hold(pid, nix::unistd::geteuid().as_raw() + 1, nix::unistd::getegid().as_raw(), handle);
+        assert!(matches!(wrong, Err(PeerError::Changed { .. })));
+        return;
+    }
+    for of in BOTH {
+        let (dir, listener) = pair();
+        let mut child = python(&dir, "sys.stdin.readline()\nos.setgid(4242)\nos.setuid(4242)\ntime.sleep(60)");
+        let (server, _) = listener.accept().unwrap();
+        let peer = of(&server).unwrap();
+        std::io::Write::write_all(child.stdin.as_mut().unwrap(), b"go\n").unwrap();
+        until("the user changes", || peer.sample().is_err());
+        until("the user changes", || matches!(peer.sample(), Err(PeerError::Changed { what: "its user or group", .. })));
+        // As well when it changed between connect(2) and accept(2).
+        until("the user is set", || of(&server).is_err());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_stopped_process_is_still_itself() {
+    for of in BOTH {
+        let (dir, listener) = pair();
+        let mut child = python(&dir, "time.sleep(60)");
+        let peer = of(&listener.accept().unwrap().0).unwrap();
+        let pid = nix::unistd::Pid::from_raw(peer.pid());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+        assert_eq!(peer.sample().unwrap().uid, peer.uid());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
+#[test]
+fn nothing_is_left_open() {
+    let (dir, listener) = pair();
+    let client = UnixStream::connect(dir.path().join("s")).unwrap();
+    let (server, _) = listener.accept().unwrap();
+    let peer = Peer::of(&server).unwrap();
+    let links = |fd: &str| std::fs::read_link(format!("/proc/self/fd/{fd}")).ok();
+    // Other tests open files of their own in parallel: count those that point into our own /proc directory.
+    let ours = || {
+        let list = std::fs::read_dir("/proc/self/fd").unwrap();
+        let names = list.map(|e| e.unwrap().file_name().into_string().unwrap());
+        names.filter_map(|n| links(&n)).filter(|l| l.ends_with("exe") || l.ends_with("status")).count()
+    };
+    for _ in 0..100 {
+        drop((peer.sample().unwrap(), peer.program().unwrap()));
+    }
+    until("files are closed", || ours() == 0);
+    drop(client);
+}

@@ -1,0 +1,243 @@
+//! Callers that want more than their share, and processes that are not who they were.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use hardroot_agent::workload_api::Limits;
+use hardroot_api::workload::{ValidateJwtsvidRequest, X509svidRequest, X509svidResponse};
+use tonic::{Code, Request, Streaming};
+
+use crate::common::{Api, bundle, call_bytes, frame, identity, send, until, update, wait_frame};
+
+const FETCH: &str = "/SpiffeWorkloadAPI/FetchX509SVID";
+
+async fn started(limits: Limits) -> (Api, Streaming<X509svidResponse>) {
+    let api = Api::start(limits).await;
+    push(&api, 0);
+    let mut stream = api.client().await.fetch_x509svid(X509svidRequest {}).await.unwrap().into_inner();
+    stream.message().await.unwrap().unwrap();
+    (api, stream)
+}
+
+fn push(api: &Api, n: usize) {
+    api.ready(update(vec![identity(&format!("/{n}"), "")], vec![bundle("example.org", b"root")]));
+}
+
+/// A workload that behaves still gets its updates.
+async fn unharmed(api: &Api, stream: &mut Streaming<X509svidResponse>, n: usize) {
+    push(api, n);
+    let message = tokio::time::timeout(Duration::from_secs(20), stream.message()).await.expect("in time");
+    assert_eq!(message.unwrap().unwrap().svids[0].spiffe_id, format!("spiffe://example.org/{n}"));
+}
+
+/// Whether the server closes a connection.
+fn closed(stream: &mut UnixStream) -> bool {
+    let mut buffer = [0; 4096];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(e) => return e.kind() == std::io::ErrorKind::ConnectionReset,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn giant_metadata_and_messages_are_refused() {
+    let (api, mut stream) = started(Limits::default()).await;
+    let mut client = api.client().await;
+    let mut request = Request::new(X509svidRequest {});
+    request.metadata_mut().insert("x", "y".repeat(12 << 10).parse().unwrap());
+    assert!(client.fetch_x509svid(request).await.is_err());
+    let mut request = Request::new(X509svidRequest {});
+    for i in 0..1_000 {
+        let name: tonic::metadata::MetadataKey<tonic::metadata::Ascii> = format!("k{i}").parse().unwrap();
+        request.metadata_mut().insert(name, "v".repeat(20).parse().unwrap());
+    }
+    assert!(api.client().await.fetch_x509svid(request).await.is_err());
+    let request = ValidateJwtsvidRequest { audience: "a".into(), svid: "x".repeat(1 << 20) };
+    let status = api.client().await.validate_jwtsvid(request).await.unwrap_err();
+    assert!(matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted), "{status:?}");
+    unharmed(&api, &mut stream, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endless_headers_end_the_connection() {
+    let (api, mut stream) = started(Limits::default()).await;
+    let mut raw = api.raw();
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    bytes.extend(frame(4, 0, 0, &[]));
+    bytes.extend(frame(1, 0, 1, &[]));
+    send(&mut raw, &bytes);
+    let mut written = 0;
+    while raw.write_all(&frame(9, 0, 1, &[0x40; 1_000])).is_ok() {
+        written += 1;
+        assert!(written < 100_000, "an endless header block is accepted");
+    }
+    unharmed(&api, &mut stream, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_sockets_leaves_those_who_are_there_alone() {
+    let limits = Limits { max_connections_per_uid: 30, first_byte: Duration::from_secs(60), ..Limits::default() };
+    let (api, mut stream) = started(limits).await;
+    let flood: Vec<UnixStream> = (0..1_000).filter_map(|_| UnixStream::connect(api.path()).ok()).collect();
+    unharmed(&api, &mut stream, 1).await;
+    let refused = api.raw();
+    let mut refused = refused;
+    let shut = tokio::task::spawn_blocking(move || closed(&mut refused)).await.unwrap();
+    assert!(shut, "one more is closed at once");
+    drop(flood);
+    let end = tokio::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        let mut client = api.client().await;
+        if client.fetch_x509svid(X509svidRequest {}).await.is_ok() {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < end, "places are given back");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_and_idle_connections_are_closed_and_open_streams_are_not() {
+    let short = Duration::from_millis(300);
+    let limits = Limits { first_byte: short, idle: short, look_again: short, ..Limits::default() };
+    let (api, mut stream) = started(limits).await;
+    let mut silent = api.raw();
+    let mut slow = api.raw();
+    send(&mut slow, b"PRI * HT");
+    let mut handshaken = api.raw();
+    send(&mut handshaken, &[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(4, 0, 0, &[])].concat());
+    let ends = tokio::task::spawn_blocking(move || [closed(&mut silent), closed(&mut slow), closed(&mut handshaken)]);
+    assert_eq!(ends.await.unwrap(), [true; 3]);
+    // By now the stream has been quiet for longer than any connection may idle.
+    unharmed(&api, &mut stream, 1).await;
+    assert_eq!(api.streams(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_open_calls_are_answered_and_forgotten() {
+    let limits = Limits { answer: Duration::from_millis(200), ..Limits::default() };
+    let (api, mut stream) = started(limits).await;
+    let mut raw = api.raw();
+    send(&mut raw, &call_bytes(FETCH, false));
+    tokio::task::spawn_blocking(move || wait_frame(&mut raw, 1)).await.unwrap();
+    assert_eq!(api.streams(), 1);
+    unharmed(&api, &mut stream, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_are_counted() {
+    let limits = Limits { max_calls_per_uid: 3, ..Limits::default() };
+    let (api, mut stream) = started(limits).await;
+    let mut client = api.client().await;
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        held.push(client.fetch_x509svid(X509svidRequest {}).await.unwrap());
+    }
+    let status = client.fetch_x509svid(X509svidRequest {}).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    drop(held);
+    until("places are given back", || api.streams() == 1).await;
+    let end = tokio::time::Instant::now() + Duration::from_secs(20);
+    while client.fetch_x509svid(X509svidRequest {}).await.is_err() {
+        assert!(tokio::time::Instant::now() < end, "places are given back");
+    }
+    unharmed(&api, &mut stream, 1).await;
+}
+
+/// A process connects, calls, and does `then` once its input ends; the socket survives exec and fork.
+fn process(api: &Api, then: &str) -> std::process::Child {
+    let bytes: String = call_bytes(FETCH, true).iter().map(|b| format!("{b:02x}")).collect();
+    let program = format!(
+        "import socket,os,sys,time\ns=socket.socket(socket.AF_UNIX)\ns.connect({:?})\nos.set_inheritable(s.fileno(),True)\n\
+         s.send(bytes.fromhex('{bytes}'))\nsys.stdin.read()\n{then}\n",
+        api.path()
+    );
+    Command::new("python3").args(["-c", &program]).stdin(Stdio::piped()).spawn().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_ends_when_its_process_is_no_longer_the_one_that_asked() {
+    let limits = Limits { look_again: Duration::from_millis(50), ..Limits::default() };
+    let mut others = vec![
+        ("another program", "os.execv('/bin/sleep',['sleep','60'])"),
+        // The child inherits the socket; the process that asked ends.
+        ("another process", "os.fork() and os._exit(0)\ntime.sleep(60)"),
+    ];
+    if nix::unistd::geteuid().is_root() {
+        others.push(("another user", "os.setuid(4242)\ntime.sleep(60)"));
+    }
+    for (what, then) in others {
+        let (api, _stream) = started(limits.clone()).await;
+        let mut child = process(&api, then);
+        until("the process has its stream", || api.streams() == 2).await;
+        drop(child.stdin.take());
+        until(what, || api.streams() == 1).await;
+        drop(child.kill());
+        child.wait().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_never_reaches_another_process() {
+    // Nobody looks on a timer here: only the push itself can notice.
+    let limits = Limits { look_again: Duration::from_secs(3_600), ..Limits::default() };
+    for then in ["os.execv('/bin/sleep',['sleep','60'])", "os.fork() and os._exit(0)\ntime.sleep(60)"] {
+        let (api, _stream) = started(limits.clone()).await;
+        let mut child = process(&api, then);
+        until("the process has its stream", || api.streams() == 2).await;
+        let before = std::fs::read_link(format!("/proc/{}/exe", child.id())).unwrap();
+        drop(child.stdin.take());
+        until("it is another", || {
+            child.try_wait().unwrap().is_some() || std::fs::read_link(format!("/proc/{}/exe", child.id())).ok() != Some(before.clone())
+        })
+        .await;
+        assert_eq!(api.streams(), 2, "nothing has happened yet");
+        push(&api, 1);
+        until("the stream ends instead of being served", || api.streams() == 1).await;
+        drop(child.kill());
+        drop(child.wait());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_idle_streams_are_nothing_special() {
+    let (api, mut stream) = started(Limits::default()).await;
+    let resident = || -> usize {
+        let status = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
+        let line = status.lines().find(|l| l.starts_with("Rss:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    };
+    let before = resident();
+    let mut sockets = Vec::new();
+    for _ in 0..1_000 {
+        let mut raw = api.raw();
+        send(&mut raw, &call_bytes(FETCH, true));
+        sockets.push(raw);
+    }
+    let mut sockets = tokio::task::spawn_blocking(move || {
+        for raw in &mut sockets {
+            wait_frame(raw, 0);
+        }
+        sockets
+    })
+    .await
+    .unwrap();
+    assert_eq!(api.streams(), 1_001);
+    let each = resident().saturating_sub(before);
+    // Other tests run in this process; the bound is what the agent may need in all for a thousand streams.
+    println!("resident memory for 1,000 streams: {each} KiB");
+    assert!(each < 40 << 10, "{each} KiB for a thousand streams");
+    unharmed(&api, &mut stream, 1).await;
+    tokio::task::spawn_blocking(move || {
+        for raw in &mut sockets {
+            wait_frame(raw, 0);
+        }
+    })
+    .await
+    .unwrap();
+    until("all are gone", || api.streams() == 1).await;
+}
