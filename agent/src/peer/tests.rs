@@ -20,16 +20,17 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// Python connects, then does what `then` says with the connected socket `s`.
-fn python(dir: &tempfile::TempDir, then: &str) -> Child {
+/// A process connects, then does what `then` says with the connected socket `$s`. Perl is on every Debian system.
+fn process(dir: &tempfile::TempDir, then: &str) -> Child {
     let program = format!(
-        "import socket,os,sys,time\ns=socket.socket(socket.AF_UNIX)\ns.connect({:?})\nos.set_inheritable(s.fileno(),True)\n{then}\n",
-        dir.path().join("s")
+        "use Socket; use POSIX; $^F=1000; socket(my $s,PF_UNIX,SOCK_STREAM,0)||die; connect($s,pack_sockaddr_un($ARGV[0]))||die; {then}"
     );
-    Command::new("python3").args(["-c", &program]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
+    let mut command = Command::new("/usr/bin/perl");
+    command.args(["-e", &program]).arg(dir.path().join("s")).stdin(Stdio::piped()).spawn().unwrap()
 }
 
-const BOTH: [fn(&UnixStream) -> Result<Peer, PeerError>; 2] = [|s| Peer::of(s), |s| Peer::of_without_pidfd(s)];
+const BOTH: [fn(&UnixStream) -> Result<Peer, PeerError>; 2] =
+    [|s| Peer::of(s), |s| Peer::of_without_pidfd(s)];
 
 #[test]
 fn the_process_at_the_other_end_is_known() {
@@ -53,7 +54,7 @@ fn the_process_at_the_other_end_is_known() {
 fn a_process_that_ended_is_nobody() {
     for of in BOTH {
         let (dir, listener) = pair();
-        let mut child = python(&dir, "sys.stdin.read()");
+        let mut child = process(&dir, "<STDIN>");
         let peer = of(&listener.accept().unwrap().0).unwrap();
         peer.sample().unwrap();
         drop(child.stdin.take());
@@ -71,7 +72,7 @@ fn whoever_inherited_the_socket_is_not_the_one_that_connected() {
     for of in BOTH {
         let (dir, listener) = pair();
         // The parent connects and ends; its child holds the socket and speaks.
-        let mut child = python(&dir, "s.send(b'x') if os.fork()==0 and not sys.stdin.read() else os._exit(0)");
+        let mut child = process(&dir, "fork() && POSIX::_exit(0); <STDIN>");
         let (server, _) = listener.accept().unwrap();
         child.wait_with_stdin_open();
         match of(&server) {
@@ -95,7 +96,7 @@ impl Reap for Child {
 fn a_process_that_runs_another_program_is_refused() {
     for of in BOTH {
         let (dir, listener) = pair();
-        let mut child = python(&dir, "sys.stdin.readline()\nos.execv('/bin/sleep',['sleep','60'])");
+        let mut child = process(&dir, "<STDIN>; exec '/bin/sleep','60'");
         let peer = of(&listener.accept().unwrap().0).unwrap();
         peer.sample().unwrap();
         std::io::Write::write_all(child.stdin.as_mut().unwrap(), b"go\n").unwrap();
@@ -116,18 +117,21 @@ fn a_process_that_changes_its_user_is_refused() {
         let (server, _) = listener.accept().unwrap();
         let handle = Handle::Pidfd(getsockopt(&server, sockopt::PeerPidfd).unwrap());
         let pid = i32::try_from(std::process::id()).unwrap();
-        let wrong = Peer::hold(pid, nix::unistd::geteuid().as_raw() + 1, nix::unistd::getegid().as_raw(), handle);
+        let wrong =
+            Peer::hold(pid, nix::unistd::geteuid().as_raw() + 1, nix::unistd::getegid().as_raw(), handle);
         assert!(matches!(wrong, Err(PeerError::Changed { .. })));
         return;
     }
     for of in BOTH {
         let (dir, listener) = pair();
-        let mut child = python(&dir, "sys.stdin.readline()\nos.setgid(4242)\nos.setuid(4242)\ntime.sleep(60)");
+        let mut child = process(&dir, "<STDIN>; POSIX::setgid(4242); POSIX::setuid(4242); sleep 60");
         let (server, _) = listener.accept().unwrap();
         let peer = of(&server).unwrap();
         std::io::Write::write_all(child.stdin.as_mut().unwrap(), b"go\n").unwrap();
         until("the user changes", || peer.sample().is_err());
-        until("the user changes", || matches!(peer.sample(), Err(PeerError::Changed { what: "its user or group", .. })));
+        until("the user changes", || {
+            matches!(peer.sample(), Err(PeerError::Changed { what: "its user or group", .. }))
+        });
         // As well when it changed between connect(2) and accept(2).
         until("the user is set", || of(&server).is_err());
         child.kill().unwrap();
@@ -139,7 +143,7 @@ fn a_process_that_changes_its_user_is_refused() {
 fn a_stopped_process_is_still_itself() {
     for of in BOTH {
         let (dir, listener) = pair();
-        let mut child = python(&dir, "time.sleep(60)");
+        let mut child = process(&dir, "sleep 60");
         let peer = of(&listener.accept().unwrap().0).unwrap();
         let pid = nix::unistd::Pid::from_raw(peer.pid());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();

@@ -165,10 +165,11 @@ async fn run(
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .max_concurrent_streams(limits.max_calls_per_connection)
-        .max_header_list_size(limits.max_header_bytes)
+        .max_header_list_size(limits.max_header_bytes.saturating_mul(2))
         .max_send_buf_size(SEND_BUFFER);
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection, ended);
+    // On the heap: pinned in place it would be kept twice over for as long as the connection lives.
+    let mut connection = Box::pin(builder.serve_connection(TokioIo::new(stream), service));
+    tokio::pin!(ended);
     let mut idle_since = Instant::now();
     let mut closing = false;
     loop {
@@ -200,6 +201,12 @@ async fn run(
     }
 }
 
+/// As HTTP/2 counts a header list: names, values, and 32 bytes for each pair.
+fn header_bytes(headers: &http::HeaderMap) -> u32 {
+    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
 /// One call: its place is kept until the last byte of the answer is gone, or the caller is.
 async fn answer(
     mut request: http::Request<Incoming>,
@@ -211,6 +218,9 @@ async fn answer(
     let Some(place) = place else {
         return Status::new(Code::Unavailable, "too many calls; try again later").into_http();
     };
+    if header_bytes(request.headers()) > limits.max_header_bytes {
+        return Status::new(Code::ResourceExhausted, "the call's metadata is too large").into_http();
+    }
     caller.calls.fetch_add(1, Ordering::Relaxed);
     let open = OpenCall { caller: Arc::clone(&caller), _place: place };
     request.extensions_mut().insert(caller);

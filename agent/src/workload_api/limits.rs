@@ -21,7 +21,7 @@ pub struct Limits {
     pub max_calls_per_uid: usize,
     /// Calls one user may start per second, on average; twice as many at once after a quiet second, and never fewer than 1,000.
     pub calls_per_second_per_uid: u32,
-    /// Bytes of one call's headers.
+    /// Bytes of one call's headers: more is ResourceExhausted, twice as many end the stream before they are kept.
     pub max_header_bytes: u32,
     /// Bytes of one request message.
     pub max_message_bytes: usize,

@@ -100,7 +100,7 @@ impl Service {
         request: Request<R>,
         make: fn(&WorkloadUpdate) -> Result<T, Status>,
     ) -> Result<Response<Answers<T>>, Status> {
-        let session = self.session(&request).await?;
+        let session = Box::new(self.session(&request).await?);
         let stream = try_unfold((session, None), move |(mut session, last)| async move {
             loop {
                 let update = Box::pin(session.next()).await?;

@@ -23,9 +23,9 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
-pub struct Source {
-    pub sender: watch::Sender<Availability>,
-    pub trust_domain: TrustDomain,
+pub(crate) struct Source {
+    pub(crate) sender: watch::Sender<Availability>,
+    pub(crate) trust_domain: TrustDomain,
 }
 
 impl IdentitySource for Source {
@@ -38,9 +38,9 @@ impl IdentitySource for Source {
 }
 
 #[derive(Default)]
-pub struct Attestor {
-    pub selectors: Mutex<Vec<Selector>>,
-    pub asked: Mutex<usize>,
+pub(crate) struct Attestor {
+    pub(crate) selectors: Mutex<Vec<Selector>>,
+    pub(crate) asked: Mutex<usize>,
 }
 
 #[async_trait]
@@ -54,19 +54,19 @@ impl WorkloadAttestor for Attestor {
     }
 }
 
-pub struct Api {
-    pub dir: tempfile::TempDir,
-    pub source: Arc<Source>,
-    pub attestor: Arc<Attestor>,
-    pub shutdown: Shutdown,
-    pub served: JoinHandle<Result<(), WorkloadApiError>>,
+pub(crate) struct Api {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) source: Arc<Source>,
+    pub(crate) attestor: Arc<Attestor>,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) served: JoinHandle<Result<(), WorkloadApiError>>,
 }
 
-pub fn td(name: &str) -> TrustDomain {
+pub(crate) fn td(name: &str) -> TrustDomain {
     TrustDomain::new(name).unwrap()
 }
 
-pub type Client =
+pub(crate) type Client =
     SpiffeWorkloadApiClient<InterceptedService<Channel, fn(Request<()>) -> Result<Request<()>, Status>>>;
 
 fn with_header(mut request: Request<()>) -> Result<Request<()>, Status> {
@@ -75,14 +75,16 @@ fn with_header(mut request: Request<()>) -> Result<Request<()>, Status> {
 }
 
 impl Api {
-    pub async fn start(limits: Limits) -> Self {
+    pub(crate) async fn start(limits: Limits) -> Self {
         Self::start_with(limits, |api| api).await
     }
 
-    pub async fn start_with(limits: Limits, change: impl FnOnce(WorkloadApi) -> WorkloadApi) -> Self {
+    pub(crate) async fn start_with(limits: Limits, change: impl FnOnce(WorkloadApi) -> WorkloadApi) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let source =
-            Arc::new(Source { sender: watch::Sender::new(Availability::Starting), trust_domain: td("example.org") });
+        let source = Arc::new(Source {
+            sender: watch::Sender::new(Availability::Starting),
+            trust_domain: td("example.org"),
+        });
         let attestor = Arc::new(Attestor::default());
         let shutdown = Shutdown::new();
         let api = WorkloadApi::new(source.clone(), vec![attestor.clone()]).with_limits(limits);
@@ -93,35 +95,35 @@ impl Api {
         this
     }
 
-    pub fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.dir.path().join("public/api.sock")
     }
 
-    pub async fn channel(&self) -> Channel {
+    pub(crate) async fn channel(&self) -> Channel {
         hardroot_transport::uds_channel(&self.path()).await.unwrap()
     }
 
-    pub async fn client(&self) -> Client {
+    pub(crate) async fn client(&self) -> Client {
         SpiffeWorkloadApiClient::with_interceptor(self.channel().await, with_header)
     }
 
-    pub fn ready(&self, update: WorkloadUpdate) {
+    pub(crate) fn ready(&self, update: WorkloadUpdate) {
         self.source.sender.send_replace(Availability::Ready(Arc::new(update)));
     }
 
     /// Streams that are open: the health service holds one subscription itself.
-    pub fn streams(&self) -> usize {
+    pub(crate) fn streams(&self) -> usize {
         self.source.sender.receiver_count().saturating_sub(1)
     }
 
-    pub fn raw(&self) -> UnixStream {
+    pub(crate) fn raw(&self) -> UnixStream {
         let stream = UnixStream::connect(self.path()).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         stream
     }
 }
 
-pub async fn until(what: &str, mut done: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut done: impl FnMut() -> bool) {
     let end = tokio::time::Instant::now() + Duration::from_secs(30);
     while !done() {
         assert!(tokio::time::Instant::now() < end, "{what}");
@@ -129,13 +131,13 @@ pub async fn until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-pub fn bundle(name: &str, content: &[u8]) -> Bundle {
+pub(crate) fn bundle(name: &str, content: &[u8]) -> Bundle {
     let mut bundle = Bundle::new(td(name));
     bundle.x509_authorities.push(X509Authority { der: content.to_vec(), tainted: false });
     bundle
 }
 
-pub fn identity(path: &str, hint: &str) -> Identity {
+pub(crate) fn identity(path: &str, hint: &str) -> Identity {
     Identity {
         entry_id: path.to_owned(),
         spiffe_id: format!("spiffe://example.org{path}").parse().unwrap(),
@@ -150,25 +152,27 @@ pub fn identity(path: &str, hint: &str) -> Identity {
     }
 }
 
-pub fn update(identities: Vec<Identity>, bundles: Vec<Bundle>) -> WorkloadUpdate {
-    let bundles: BTreeMap<_, _> = bundles.into_iter().map(|b| (b.trust_domain.clone(), Arc::new(b))).collect();
+pub(crate) fn update(identities: Vec<Identity>, bundles: Vec<Bundle>) -> WorkloadUpdate {
+    let bundles: BTreeMap<_, _> =
+        bundles.into_iter().map(|b| (b.trust_domain.clone(), Arc::new(b))).collect();
     WorkloadUpdate { identities, bundles: Arc::new(bundles), trust_domain: td("example.org") }
 }
 
 /// A key that signs tokens, and its authority.
-pub fn jwt_key() -> (EcdsaKeyPair, JwtAuthority) {
+pub(crate) fn jwt_key() -> (EcdsaKeyPair, JwtAuthority) {
     let rng = SystemRandom::new();
     let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &rng).unwrap();
     let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, document.as_ref()).unwrap();
-    let spki_der = aws_lc_rs::encoding::AsDer::<aws_lc_rs::encoding::PublicKeyX509Der<'_>>::as_der(key.public_key())
-        .unwrap()
-        .as_ref()
-        .to_vec();
+    let spki_der =
+        aws_lc_rs::encoding::AsDer::<aws_lc_rs::encoding::PublicKeyX509Der<'_>>::as_der(key.public_key())
+            .unwrap()
+            .as_ref()
+            .to_vec();
     (key, JwtAuthority { key_id: "k1".into(), spki_der, expires_at: 0, tainted: false })
 }
 
 /// One HTTP/2 frame.
-pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut out = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
     out.extend([kind, flags]);
     out.extend(stream.to_be_bytes());
@@ -177,7 +181,7 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// The start of a connection and of one call on stream 1, as bytes; the request message follows or (half-open) does not.
-pub fn call_bytes(method: &str, complete: bool) -> Vec<u8> {
+pub(crate) fn call_bytes(method: &str, complete: bool) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in [
         (":method", "POST"),
@@ -204,11 +208,12 @@ pub fn call_bytes(method: &str, complete: bool) -> Vec<u8> {
 }
 
 /// Reads frames until one of a kind on stream 1 comes.
-pub fn wait_frame(stream: &mut UnixStream, kind: u8) -> Vec<u8> {
+pub(crate) fn wait_frame(stream: &mut UnixStream, kind: u8) -> Vec<u8> {
     loop {
         let mut head = [0; 9];
         stream.read_exact(&mut head).unwrap();
-        let mut payload = vec![0; usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2])];
+        let mut payload =
+            vec![0; usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2])];
         stream.read_exact(&mut payload).unwrap();
         if head[3] == kind && head[8] == 1 {
             return payload;
@@ -216,6 +221,6 @@ pub fn wait_frame(stream: &mut UnixStream, kind: u8) -> Vec<u8> {
     }
 }
 
-pub fn send(stream: &mut UnixStream, bytes: &[u8]) {
+pub(crate) fn send(stream: &mut UnixStream, bytes: &[u8]) {
     stream.write_all(bytes).unwrap();
 }

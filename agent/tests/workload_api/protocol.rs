@@ -9,8 +9,8 @@ use hardroot_agent::source::{Availability, Identity};
 use hardroot_agent::workload_api::{JwtSource, JwtUnavailable, Limits, WorkloadApiError, serve};
 use hardroot_api::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use hardroot_api::workload::{
-    JwtBundlesRequest, JwtsvidRequest, ValidateJwtsvidRequest, WitBundlesRequest, WitsvidRequest, X509BundlesRequest,
-    X509svidRequest,
+    JwtBundlesRequest, JwtsvidRequest, ValidateJwtsvidRequest, WitBundlesRequest, WitsvidRequest,
+    X509BundlesRequest, X509svidRequest,
 };
 use hardroot_identity::{JwtAlgorithm, JwtClaims, Selector, SpiffeId, jwt_assemble, jwt_signing_input};
 use hardroot_runtime::shutdown::Shutdown;
@@ -35,7 +35,10 @@ async fn the_security_header_is_demanded_exactly_once() {
             request.metadata_mut().append("workload.spiffe.io", value.parse().unwrap());
         }
         let status = bare.fetch_x509svid(request).await.unwrap_err();
-        assert_eq!((status.code(), status.message()), (Code::InvalidArgument, "security header missing from request"));
+        assert_eq!(
+            (status.code(), status.message()),
+            (Code::InvalidArgument, "security header missing from request")
+        );
         let mut request = Request::new(WitBundlesRequest {});
         for value in values {
             request.metadata_mut().append("workload.spiffe.io", value.parse().unwrap());
@@ -61,10 +64,21 @@ async fn health_and_reflection_need_no_header() {
     while health.check(HealthCheckRequest::default()).await.unwrap().into_inner().status != 1 {
         assert!(tokio::time::Instant::now() < end);
     }
-    let ask = ServerReflectionRequest { host: String::new(), message_request: Some(MessageRequest::ListServices(String::new())) };
+    let ask = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
     let stream = tokio_stream::iter([ask]);
     let mut reflection = ServerReflectionClient::new(api.channel().await);
-    let answer = reflection.server_reflection_info(stream).await.unwrap().into_inner().message().await.unwrap().unwrap();
+    let answer = reflection
+        .server_reflection_info(stream)
+        .await
+        .unwrap()
+        .into_inner()
+        .message()
+        .await
+        .unwrap()
+        .unwrap();
     let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else { panic!("a list") };
     let names: Vec<&str> = list.service.iter().map(|s| s.name.as_str()).collect();
     assert!(names.contains(&"SpiffeWorkloadAPI") && names.contains(&"grpc.health.v1.Health"), "{names:?}");
@@ -79,9 +93,18 @@ async fn codes_of_what_is_not_there() {
     api.source.sender.send_replace(Availability::None);
     let status = client.fetch_x509svid(X509svidRequest {}).await.unwrap_err();
     assert_eq!((status.code(), status.message()), (Code::PermissionDenied, "no identity issued"));
-    assert_eq!(client.fetch_x509_bundles(X509BundlesRequest {}).await.unwrap_err().code(), Code::PermissionDenied);
-    assert_eq!(client.fetch_jwt_bundles(JwtBundlesRequest {}).await.unwrap_err().code(), Code::PermissionDenied);
-    assert_eq!(client.fetch_witsvid(WitsvidRequest::default()).await.unwrap_err().code(), Code::Unimplemented);
+    assert_eq!(
+        client.fetch_x509_bundles(X509BundlesRequest {}).await.unwrap_err().code(),
+        Code::PermissionDenied
+    );
+    assert_eq!(
+        client.fetch_jwt_bundles(JwtBundlesRequest {}).await.unwrap_err().code(),
+        Code::PermissionDenied
+    );
+    assert_eq!(
+        client.fetch_witsvid(WitsvidRequest::default()).await.unwrap_err().code(),
+        Code::Unimplemented
+    );
     assert_eq!(client.fetch_wit_bundles(WitBundlesRequest {}).await.unwrap_err().code(), Code::Unimplemented);
     // An update that lacks a mandatory field is not sent in part.
     api.ready(update(vec![identity("/a", "")], vec![]));
@@ -100,9 +123,15 @@ async fn x509_svids_come_complete_and_at_once_and_then_on_change() {
     let first = stream.message().await.unwrap().unwrap();
     let svid = &first.svids[0];
     assert_eq!((svid.spiffe_id.as_str(), svid.hint.as_str()), ("spiffe://example.org/a", "internal"));
-    assert_eq!((&svid.x509_svid[..], &svid.x509_svid_key[..], &svid.bundle[..]), (&b"leafintermediate"[..], &b"key"[..], &b"root"[..]));
+    assert_eq!(
+        (&svid.x509_svid[..], &svid.x509_svid_key[..], &svid.bundle[..]),
+        (&b"leafintermediate"[..], &b"key"[..], &b"root"[..])
+    );
     assert_eq!(first.svids[1].spiffe_id, "spiffe://example.org/b");
-    assert_eq!(first.federated_bundles.iter().collect::<Vec<_>>(), [(&"spiffe://other.org".to_owned(), &b"foreign".to_vec())]);
+    assert_eq!(
+        first.federated_bundles.iter().collect::<Vec<_>>(),
+        [(&"spiffe://other.org".to_owned(), &b"foreign".to_vec())]
+    );
     // The same again is no message; a bundle that went vanishes.
     let asked = || *api.attestor.asked.lock().unwrap();
     let before = asked();
@@ -127,7 +156,10 @@ async fn bundles_of_both_kinds() {
     let mut client = api.client().await;
     let mut stream = client.fetch_x509_bundles(X509BundlesRequest {}).await.unwrap().into_inner();
     let message = stream.message().await.unwrap().unwrap();
-    assert_eq!((&message.bundles["spiffe://example.org"][..], &message.bundles["spiffe://other.org"][..]), (&b"root"[..], &b"foreign"[..]));
+    assert_eq!(
+        (&message.bundles["spiffe://example.org"][..], &message.bundles["spiffe://other.org"][..]),
+        (&b"root"[..], &b"foreign"[..])
+    );
     let mut jwt = client.fetch_jwt_bundles(JwtBundlesRequest {}).await.unwrap().into_inner();
     let message = jwt.message().await.unwrap().unwrap();
     let keys: serde_json::Value = serde_json::from_slice(&message.bundles["spiffe://example.org"]).unwrap();
@@ -160,7 +192,10 @@ async fn jwt_svids() {
     api.ready(update(vec![identity("/a", "h"), identity("/b", "")], vec![bundle("example.org", b"root")]));
     let mut client = api.client().await;
     let all = client.fetch_jwtsvid(ask(&["x", "y"], "")).await.unwrap().into_inner();
-    assert_eq!((all.svids.len(), all.svids[0].svid.as_str(), all.svids[0].hint.as_str()), (2, "spiffe://example.org/a|x,y", "h"));
+    assert_eq!(
+        (all.svids.len(), all.svids[0].svid.as_str(), all.svids[0].hint.as_str()),
+        (2, "spiffe://example.org/a|x,y", "h")
+    );
     let one = client.fetch_jwtsvid(ask(&["x"], "spiffe://example.org/b")).await.unwrap().into_inner();
     assert_eq!((one.svids.len(), one.svids[0].spiffe_id.as_str()), (1, "spiffe://example.org/b"));
     for (request, code) in [
@@ -173,10 +208,12 @@ async fn jwt_svids() {
     ] {
         assert_eq!(client.fetch_jwtsvid(request.clone()).await.unwrap_err().code(), code, "{request:?}");
     }
-    for (why, code) in
-        [(JwtUnavailable::Now("the server is away".into()), Code::Unavailable), (JwtUnavailable::Never, Code::Unimplemented)]
-    {
-        let api = Api::start_with(Limits::default(), |api| api.with_jwt_source(Arc::new(Tokens(Err(why))))).await;
+    for (why, code) in [
+        (JwtUnavailable::Now("the server is away".into()), Code::Unavailable),
+        (JwtUnavailable::Never, Code::Unimplemented),
+    ] {
+        let api =
+            Api::start_with(Limits::default(), |api| api.with_jwt_source(Arc::new(Tokens(Err(why))))).await;
         api.ready(update(vec![identity("/a", "")], vec![bundle("example.org", b"root")]));
         assert_eq!(api.client().await.fetch_jwtsvid(ask(&["x"], "")).await.unwrap_err().code(), code);
     }
@@ -185,7 +222,9 @@ async fn jwt_svids() {
 fn token(key: &aws_lc_rs::signature::EcdsaKeyPair, spki: &[u8], id: &str, age: u64) -> String {
     let id: SpiffeId = id.parse().unwrap();
     let made = SystemTime::now() - Duration::from_secs(age);
-    let claims = JwtClaims::new(&id, &["me".to_owned()], made, Duration::from_secs(60), None).unwrap().with_issuer("iss");
+    let claims = JwtClaims::new(&id, &["me".to_owned()], made, Duration::from_secs(60), None)
+        .unwrap()
+        .with_issuer("iss");
     let input = jwt_signing_input(&claims, "k1", JwtAlgorithm::Es256);
     let signature = key.sign(&aws_lc_rs::rand::SystemRandom::new(), input.as_bytes()).unwrap();
     jwt_assemble(&input, JwtAlgorithm::Es256, signature.as_ref(), spki).unwrap()
@@ -200,19 +239,25 @@ async fn tokens_are_validated_for_workloads() {
     foreign.jwt_authorities.push(authority.clone());
     api.ready(update(vec![identity("/a", "")], vec![own, foreign]));
     let mut client = api.client().await;
-    let request = |audience: &str, svid: &str| ValidateJwtsvidRequest { audience: audience.into(), svid: svid.into() };
+    let request =
+        |audience: &str, svid: &str| ValidateJwtsvidRequest { audience: audience.into(), svid: svid.into() };
     let spki = &authority.spki_der;
     let good = token(&key, spki, "spiffe://example.org/x", 0);
     let answer = client.validate_jwtsvid(request("me", &good)).await.unwrap().into_inner();
     assert_eq!(answer.spiffe_id, "spiffe://example.org/x");
-    let names = |claims: Option<prost_types::Struct>| claims.unwrap().fields.into_keys().collect::<Vec<_>>().join(" ");
+    let names = |claims: Option<prost_types::Struct>| {
+        claims.unwrap().fields.into_keys().collect::<Vec<_>>().join(" ")
+    };
     assert_eq!(names(answer.claims), "aud exp iat iss sub");
-    let foreign = client.validate_jwtsvid(request("me", &token(&key, spki, "spiffe://other.org/x", 0))).await.unwrap();
+    let foreign =
+        client.validate_jwtsvid(request("me", &token(&key, spki, "spiffe://other.org/x", 0))).await.unwrap();
     assert_eq!(names(foreign.into_inner().claims), "aud exp iat sub", "only what is allowed by name");
     let unknown = token(&key, spki, "spiffe://unknown.org/x", 0);
     let old = token(&key, spki, "spiffe://example.org/x", 120);
     let forged = format!("{}AAAA", &good[..good.len() - 4]);
-    for (audience, svid) in [("you", &good), ("me", &old), ("me", &forged), ("me", &unknown), ("", &good), ("me", &String::new())] {
+    for (audience, svid) in
+        [("you", &good), ("me", &old), ("me", &forged), ("me", &unknown), ("", &good), ("me", &String::new())]
+    {
         let status = client.validate_jwtsvid(request(audience, svid)).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
     }

@@ -12,6 +12,9 @@ use hardroot_runtime::clock::ManualClock;
 use super::*;
 use crate::attestors::attest;
 
+const CONNECT: &str = "use Socket; socket(my $s,PF_UNIX,SOCK_STREAM,0)||die; connect($s,pack_sockaddr_un($ARGV[0]))||die; sleep 60";
+const PERL: &str = "/usr/bin/perl";
+
 /// A process that has connected, with a program of its own.
 struct Workload {
     dir: tempfile::TempDir,
@@ -27,7 +30,7 @@ impl Drop for Workload {
     }
 }
 
-/// A copy of python connects and waits; `prepare` may set its user. `program` is where the copy lies, below the directory.
+/// A copy of perl connects and waits; `prepare` may set its user. `program` is where the copy lies, below the directory.
 fn workload(prepare: impl FnOnce(&mut Command)) -> Workload {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -35,11 +38,9 @@ fn workload(prepare: impl FnOnce(&mut Command)) -> Workload {
     let listener = UnixListener::bind(&socket).unwrap();
     fs::set_permissions(&socket, fs::Permissions::from_mode(0o777)).unwrap();
     let program = dir.path().join("app");
-    let python = Command::new("python3").args(["-c", "import os,sys;print(os.path.realpath(sys.executable),end='')"]).output();
-    fs::copy(String::from_utf8(python.unwrap().stdout).unwrap(), &program).unwrap();
-    let script = format!("import socket,time\ns=socket.socket(socket.AF_UNIX)\ns.connect({socket:?})\ntime.sleep(60)");
+    fs::copy(PERL, &program).unwrap();
     let mut command = Command::new(&program);
-    command.args(["-S", "-c", &script]).stdin(Stdio::null());
+    command.args(["-e", CONNECT]).arg(&socket).stdin(Stdio::null());
     prepare(&mut command);
     let child = command.spawn().unwrap();
     let (stream, _) = listener.accept().unwrap();
@@ -103,18 +104,23 @@ async fn another_user_with_supplementary_groups() {
     let socket = dir.path().join("s");
     let listener = UnixListener::bind(&socket).unwrap();
     fs::set_permissions(&socket, fs::Permissions::from_mode(0o777)).unwrap();
-    let script = format!("import socket,time\ns=socket.socket(socket.AF_UNIX)\ns.connect({socket:?})\ntime.sleep(60)");
     let mut child = Command::new("setpriv")
-        .args(["--reuid=4242", "--regid=4343", "--groups=4444,12", "python3", "-S", "-c", &script])
+        .args(["--reuid=4242", "--regid=4343", "--groups=4444,12", PERL, "-e", CONNECT])
+        .arg(&socket)
         .spawn()
         .unwrap();
     let (stream, _) = listener.accept().unwrap();
     let peer = Peer::of(&stream).unwrap();
     let full = found(&attestor(true, 0), &peer).await;
-    for expected in ["uid:4242", "gid:4343", "supplementary_gid:4444", "supplementary_gid:12", "supplementary_group:man"] {
+    for expected in
+        ["uid:4242", "gid:4343", "supplementary_gid:4444", "supplementary_gid:12", "supplementary_group:man"]
+    {
         assert!(has(&full, &format!("unix:{expected}")), "{expected}: {full:?}");
     }
-    assert!(!full.iter().any(|f| f.starts_with("unix:user:") || f.starts_with("unix:group:")), "these ids have no names");
+    assert!(
+        !full.iter().any(|f| f.starts_with("unix:user:") || f.starts_with("unix:group:")),
+        "these ids have no names"
+    );
     child.kill().unwrap();
     child.wait().unwrap();
 }
@@ -133,7 +139,8 @@ async fn a_copy_at_another_path_has_the_hash_and_not_the_path() {
 #[tokio::test]
 async fn a_deleted_program_keeps_its_name_and_a_replaced_one_gives_nobody_elses_hash() {
     let work = workload(|_| {});
-    let (path, hash) = (format!("unix:path:{}", work.program.display()), format!("unix:sha256:{}", sha256(&work.program)));
+    let (path, hash) =
+        (format!("unix:path:{}", work.program.display()), format!("unix:sha256:{}", sha256(&work.program)));
     fs::remove_file(&work.program).unwrap();
     fs::write(&work.program, "another program").unwrap();
     let attestor = attestor(true, 0);
@@ -162,13 +169,18 @@ async fn a_private_mount_cannot_lend_a_path() {
     }
     let victim = dir.path().join("trusted/app");
     fs::copy("/bin/true", &victim).unwrap();
-    fs::copy(fs::canonicalize("/usr/bin/python3").unwrap(), dir.path().join("mine/app")).unwrap();
-    let script = format!("import socket,time\ns=socket.socket(socket.AF_UNIX)\ns.connect({socket:?})\ntime.sleep(60)");
+    fs::copy(PERL, dir.path().join("mine/app")).unwrap();
     let (mine, trusted) = (dir.path().join("mine"), dir.path().join("trusted"));
-    let shell = format!("mount --bind {} {} && exec {} -S -c \"$0\"", mine.display(), trusted.display(), victim.display());
+    let shell = format!(
+        "mount --bind {} {} && exec {} -e \"$0\" \"$1\"",
+        mine.display(),
+        trusted.display(),
+        victim.display()
+    );
     let root = nix::unistd::geteuid().is_root();
     let flags: &[&str] = if root { &["-m"] } else { &["-m", "-U", "-r"] };
-    let child = Command::new("unshare").args(flags).args(["sh", "-c", &shell, &script]).spawn().unwrap();
+    let child =
+        Command::new("unshare").args(flags).args(["sh", "-c", &shell, CONNECT]).arg(&socket).spawn().unwrap();
     struct Killed(Child);
     impl Drop for Killed {
         fn drop(&mut self) {
@@ -233,7 +245,8 @@ impl WorkloadAttestor for Fixed {
         "fixed"
     }
     async fn attest(&self, _peer: &Peer) -> Result<Vec<Selector>, WorkloadAttestError> {
-        let one = |value| vec![Selector::new("fixed", value).unwrap(), Selector::new("fixed", value).unwrap()];
+        let one =
+            |value| vec![Selector::new("fixed", value).unwrap(), Selector::new("fixed", value).unwrap()];
         self.0.map(one).map_err(|()| WorkloadAttestError::Broken)
     }
 }
@@ -262,7 +275,11 @@ async fn attestors_together() {
     };
     assert_eq!(all(vec![]).await.unwrap(), 0);
     assert_eq!(all(vec![Arc::new(Fixed(Ok("b"))), Arc::new(Fixed(Ok("a")))]).await.unwrap(), 2);
-    assert_eq!(all(vec![Arc::new(Fixed(Err(()))), Arc::new(Fixed(Ok("a")))]).await.unwrap(), 1, "one may fail");
+    assert_eq!(
+        all(vec![Arc::new(Fixed(Err(()))), Arc::new(Fixed(Ok("a")))]).await.unwrap(),
+        1,
+        "one may fail"
+    );
     assert!(matches!(all(vec![Arc::new(Fixed(Err(())))]).await, Err(WorkloadAttestError::Broken)));
     assert!(matches!(all(vec![Arc::new(Stuck)]).await, Err(WorkloadAttestError::TooLong { .. })));
 }
