@@ -29,8 +29,9 @@ fn process(dir: &tempfile::TempDir, then: &str) -> Child {
     command.args(["-e", &program]).arg(dir.path().join("s")).stdin(Stdio::piped()).spawn().unwrap()
 }
 
-const BOTH: [fn(&UnixStream) -> Result<Peer, PeerError>; 2] =
-    [|s| Peer::of(s), |s| Peer::of_without_pidfd(s)];
+type Of = fn(&UnixStream) -> Result<Peer, PeerError>;
+
+const BOTH: [Of; 2] = [|s| Peer::of(s), |s| Peer::of_without_pidfd(s)];
 
 #[test]
 fn the_process_at_the_other_end_is_known() {

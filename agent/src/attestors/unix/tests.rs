@@ -30,6 +30,12 @@ impl Drop for Workload {
     }
 }
 
+/// Copies by another process: a child that a test of another thread starts meanwhile would hold our writing handle for an instant,
+/// and a program that is open for writing cannot be started.
+fn copy(from: &str, to: &Path) {
+    assert!(Command::new("cp").arg(from).arg(to).status().unwrap().success());
+}
+
 /// A copy of perl connects and waits; `prepare` may set its user. `program` is where the copy lies, below the directory.
 fn workload(prepare: impl FnOnce(&mut Command)) -> Workload {
     let dir = tempfile::tempdir().unwrap();
@@ -38,7 +44,7 @@ fn workload(prepare: impl FnOnce(&mut Command)) -> Workload {
     let listener = UnixListener::bind(&socket).unwrap();
     fs::set_permissions(&socket, fs::Permissions::from_mode(0o777)).unwrap();
     let program = dir.path().join("app");
-    fs::copy(PERL, &program).unwrap();
+    copy(PERL, &program);
     let mut command = Command::new(&program);
     command.args(["-e", CONNECT]).arg(&socket).stdin(Stdio::null());
     prepare(&mut command);
@@ -168,8 +174,8 @@ async fn a_private_mount_cannot_lend_a_path() {
         fs::create_dir(dir.path().join(name)).unwrap();
     }
     let victim = dir.path().join("trusted/app");
-    fs::copy("/bin/true", &victim).unwrap();
-    fs::copy(PERL, dir.path().join("mine/app")).unwrap();
+    copy("/bin/true", &victim);
+    copy(PERL, &dir.path().join("mine/app"));
     let (mine, trusted) = (dir.path().join("mine"), dir.path().join("trusted"));
     let shell = format!(
         "mount --bind {} {} && exec {} -e \"$0\" \"$1\"",
