@@ -69,9 +69,6 @@ fn anchors(data: &Block<'_>, path: &PathBuf) -> Option<EkAnchors> {
 }
 
 fn pcrs(data: &Block<'_>) -> Option<PcrPolicy> {
-    let bank = data
-        .parsed_by("pcr_bank", |name| HashAlg::from_name(name).ok_or("is sha256, sha384 or sha512"))
-        .unwrap_or(HashAlg::Sha256);
     let numbers = match data.string_list("pcrs") {
         None => (0..=7).collect(),
         Some(texts) => {
@@ -85,7 +82,7 @@ fn pcrs(data: &Block<'_>) -> Option<PcrPolicy> {
             numbers
         }
     };
-    let policy = PcrPolicy::new(bank, &numbers);
+    let policy = PcrPolicy::new(HashAlg::Sha256, &numbers);
     if policy.is_none() {
         data.fault("pcrs", "holds at least one number, from 0 to 23");
     }
