@@ -232,7 +232,7 @@ async fn incomplete_requests_are_invalid_arguments() {
     let good = csr().await;
     let without = |change: fn(&mut attest_agent_request::Params)| {
         let Some(attest_agent_request::Step::Params(mut params)) = params(NAME, b"p", good.clone()).step else {
-            unreachable!()
+            panic!("params has params")
         };
         change(&mut params);
         AttestAgentRequest { step: Some(attest_agent_request::Step::Params(params)) }
