@@ -161,8 +161,16 @@ impl Audit {
 
 /// Facts with a field of their own in the line.
 const NAMED: &[&str] = &[
-    "reason", "agent_id", "spiffe_id", "entry_id", "node_attestor_type", "evidence_digest", "key_id",
-    "serial_number", "expires_at", "csr",
+    "reason",
+    "agent_id",
+    "spiffe_id",
+    "entry_id",
+    "node_attestor_type",
+    "evidence_digest",
+    "key_id",
+    "serial_number",
+    "expires_at",
+    "csr",
 ];
 
 fn value(facts: &Facts, extra: &[(&'static str, String)], name: &str) -> Option<String> {

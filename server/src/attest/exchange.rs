@@ -65,8 +65,7 @@ where
         return Err(malformed("malformed param: missing attestation data payload"));
     }
     bounded(&data.payload)?;
-    let csr = Csr::parse(&svid.csr)
-        .map_err(|error| malformed(&format!("failed to parse CSR: {error}")))?;
+    let csr = Csr::parse(&svid.csr).map_err(|error| malformed(&format!("failed to parse CSR: {error}")))?;
     Ok(Opening { kind: data.r#type, payload: data.payload, csr_der: svid.csr, csr })
 }
 

@@ -9,8 +9,8 @@ use futures_util::Stream;
 use hardroot_api::spire::api::server::agent::v1::{
     AttestAgentRequest, AttestAgentResponse, RenewAgentRequest, RenewAgentResponse, attest_agent_response,
 };
-use hardroot_api::spire::api::types::permission_denied_details::Reason;
 use hardroot_api::spire::api::types::X509svid;
+use hardroot_api::spire::api::types::permission_denied_details::Reason;
 use hardroot_api::status::permission_denied;
 use hardroot_identity::{Csr, Selector, SpiffeId, Template, TrustDomain};
 use hardroot_node_attestors::{AttestedNode, ServerAttestor};
@@ -277,10 +277,7 @@ impl Shared {
         })?;
         let Some(node) = node else { return Err(Status::not_found("agent not found")) };
         if node.can_reattest {
-            return Err(permission_denied(
-                Reason::AgentMustReattest,
-                "agent must reattest instead of renew",
-            ));
+            return Err(permission_denied(Reason::AgentMustReattest, "agent must reattest instead of renew"));
         }
         let params = request.params.ok_or_else(|| Status::invalid_argument("params cannot be nil"))?;
         if params.csr.is_empty() {

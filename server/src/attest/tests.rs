@@ -65,7 +65,11 @@ struct Round {
 }
 
 fn step(left: usize, node: AttestedNode) -> Step {
-    if left == 0 { Step::Attested(node) } else { Step::Challenge(b"well?".to_vec(), Box::new(Round { left, node })) }
+    if left == 0 {
+        Step::Attested(node)
+    } else {
+        Step::Challenge(b"well?".to_vec(), Box::new(Round { left, node }))
+    }
 }
 
 #[async_trait::async_trait]
@@ -115,10 +119,7 @@ async fn csr() -> Vec<u8> {
 
 fn params(kind: &str, payload: &[u8], csr: Vec<u8>) -> AttestAgentRequest {
     let data = AttestationData { r#type: kind.into(), payload: payload.to_vec() };
-    let params = attest_agent_request::Params {
-        data: Some(data),
-        params: Some(AgentX509svidParams { csr }),
-    };
+    let params = attest_agent_request::Params { data: Some(data), params: Some(AgentX509svidParams { csr }) };
     AttestAgentRequest { step: Some(attest_agent_request::Step::Params(params)) }
 }
 
@@ -231,7 +232,8 @@ async fn incomplete_requests_are_invalid_arguments() {
     let bench = Bench::new().await;
     let good = csr().await;
     let without = |change: fn(&mut attest_agent_request::Params)| {
-        let Some(attest_agent_request::Step::Params(mut params)) = params(NAME, b"p", good.clone()).step else {
+        let Some(attest_agent_request::Step::Params(mut params)) = params(NAME, b"p", good.clone()).step
+        else {
             panic!("params has params")
         };
         change(&mut params);
@@ -326,7 +328,11 @@ async fn banned_nodes_stay_out() {
 #[tokio::test]
 async fn an_attestor_cannot_hand_out_other_identities() {
     let bench = Bench::new().await;
-    for bad in ["spiffe://example.org/spire/server", "spiffe://example.org/workload", "spiffe://other.test/spire/agent/fake/x"] {
+    for bad in [
+        "spiffe://example.org/spire/server",
+        "spiffe://example.org/workload",
+        "spiffe://other.test/spire/agent/fake/x",
+    ] {
         let attestor = Fake { agent_id: bad.parse().unwrap(), ..Fake::new(0) };
         let status = bench.refusal(attestor, vec![params(NAME, b"p", csr().await)]).await;
         assert_eq!(status.code(), Code::Internal, "{bad}");
@@ -348,10 +354,9 @@ async fn a_signature_that_fails_leaves_no_node() {
 
 fn renewal(csr: Vec<u8>) -> tonic::Request<RenewAgentRequest> {
     let mut request = tonic::Request::new(RenewAgentRequest { params: Some(AgentX509svidParams { csr }) });
-    request.extensions_mut().insert(Caller::Agent {
-        id: id("/spire/agent/fake/box-1"),
-        addr: "192.0.2.1:1".parse().unwrap(),
-    });
+    request
+        .extensions_mut()
+        .insert(Caller::Agent { id: id("/spire/agent/fake/box-1"), addr: "192.0.2.1:1".parse().unwrap() });
     request
 }
 

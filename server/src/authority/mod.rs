@@ -20,7 +20,9 @@ use std::time::{Duration, SystemTime};
 
 use hardroot_api::spire::server::journal::{self, Status};
 use hardroot_hsm_keymanager::{KeyError, KeyId, KeyManager, KeyType, PublicKey};
-use hardroot_identity::{CannotIssue, DistinguishedName, SignatureAlgorithm, Template, TrustDomain, certificate};
+use hardroot_identity::{
+    CannotIssue, DistinguishedName, SignatureAlgorithm, Template, TrustDomain, certificate,
+};
 use hardroot_runtime::clock::Clock;
 use prost::Message;
 use tokio::sync::Mutex;
@@ -257,8 +259,7 @@ impl Authority {
                 .await
                 .map_err(|cause| AuthorityError::Key { op: "made", key: key.to_string(), cause })?,
         };
-        let certificate =
-            self.self_sign(&key, &public, now).await.map_err(AuthorityError::Certificate)?;
+        let certificate = self.self_sign(&key, &public, now).await.map_err(AuthorityError::Certificate)?;
         let not_after = CaFacts::of(&certificate).map_or(now + self.config.ca_ttl, |facts| facts.not_after);
         Ok(X509Slot {
             slot,
@@ -271,7 +272,12 @@ impl Authority {
         })
     }
 
-    async fn self_sign(&self, key: &KeyId, public: &PublicKey, now: SystemTime) -> Result<Vec<u8>, IssueError> {
+    async fn self_sign(
+        &self,
+        key: &KeyId,
+        public: &PublicKey,
+        now: SystemTime,
+    ) -> Result<Vec<u8>, IssueError> {
         let algorithm = SignatureAlgorithm::for_key(&public.spki_der)
             .map_err(|cause| IssueError::Build(CannotIssue::SigningKey(cause)))?;
         let tbs = certificate(
@@ -343,12 +349,9 @@ async fn load(
             found.push((slot, public));
         }
     }
-    let ids: Vec<String> =
-        found.iter().map(|(_, public)| slots::authority_id(&public.spki_der)).collect();
-    let row = store
-        .find_journal(&ids)
-        .await
-        .map_err(|cause| AuthorityError::Journal { op: "read", cause })?;
+    let ids: Vec<String> = found.iter().map(|(_, public)| slots::authority_id(&public.spki_der)).collect();
+    let row =
+        store.find_journal(&ids).await.map_err(|cause| AuthorityError::Journal { op: "read", cause })?;
     let (row, journal) = match row {
         None => (None, journal::Entries::default()),
         Some((row, data)) => (

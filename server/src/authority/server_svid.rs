@@ -95,8 +95,10 @@ impl ServerSvid {
                 warn!(%key, %error, "the former TLS key could not be destroyed");
             }
         }
-        let other_authority =
-            state.issued.as_ref().is_some_and(|i| Some(&i.authority_id) != self.signer.authority_id().as_ref());
+        let other_authority = state
+            .issued
+            .as_ref()
+            .is_some_and(|i| Some(&i.authority_id) != self.signer.authority_id().as_ref());
         let due = state
             .issued
             .as_ref()
@@ -110,8 +112,7 @@ impl ServerSvid {
         } else {
             (state.slot, state.public.clone())
         };
-        let issued =
-            self.signer.sign_x509(Template::Server, &self.id, &public.spki_der, self.ttl).await?;
+        let issued = self.signer.sign_x509(Template::Server, &self.id, &public.spki_der, self.ttl).await?;
         let key = key_id(slot)?;
         info!(
             %key, serial_number = %issued.serial, expiration = unix_seconds(issued.not_after),
@@ -138,18 +139,20 @@ async fn find_or_make(keys: &dyn KeyManager, kind: KeyType) -> Result<State, Ser
     let mut found: Option<(SlotId, PublicKey)> = None;
     for slot in SlotId::BOTH {
         let key = key_id(slot)?;
-        let public = keys
-            .find(&key)
-            .await
-            .map_err(|cause| ServerSvidError::Key { op: "read", key: key.to_string(), cause })?;
+        let public = keys.find(&key).await.map_err(|cause| ServerSvidError::Key {
+            op: "read",
+            key: key.to_string(),
+            cause,
+        })?;
         match public {
             None => {}
             Some(public) if public.kind == kind && found.is_none() => found = Some((slot, public)),
             // The rest of an interrupted change, or of another key type: nothing refers to it any more.
-            Some(_) => keys
-                .destroy(&key)
-                .await
-                .map_err(|cause| ServerSvidError::Key { op: "destroyed", key: key.to_string(), cause })?,
+            Some(_) => keys.destroy(&key).await.map_err(|cause| ServerSvidError::Key {
+                op: "destroyed",
+                key: key.to_string(),
+                cause,
+            })?,
         }
     }
     let (slot, public) = match found {
@@ -161,9 +164,11 @@ async fn find_or_make(keys: &dyn KeyManager, kind: KeyType) -> Result<State, Ser
 
 async fn generate(keys: &dyn KeyManager, slot: SlotId, kind: KeyType) -> Result<PublicKey, ServerSvidError> {
     let key = key_id(slot)?;
-    keys.generate(&key, kind)
-        .await
-        .map_err(|cause| ServerSvidError::Key { op: "made", key: key.to_string(), cause })
+    keys.generate(&key, kind).await.map_err(|cause| ServerSvidError::Key {
+        op: "made",
+        key: key.to_string(),
+        cause,
+    })
 }
 
 fn key_id(slot: SlotId) -> Result<KeyId, ServerSvidError> {

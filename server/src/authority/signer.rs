@@ -172,8 +172,8 @@ impl Signer {
         drop(turn);
         let works = signed.is_ok();
         self.working.send_if_modified(|known| std::mem::replace(known, works) != works);
-        let svid = X509Svid::parse(vec![signed?])
-            .map_err(|cause| IssueError::Check { id: id.clone(), cause })?;
+        let svid =
+            X509Svid::parse(vec![signed?]).map_err(|cause| IssueError::Check { id: id.clone(), cause })?;
         if &svid.id != id || svid.spki_der != spki_der {
             return Err(IssueError::Mismatch { id: id.clone() });
         }

@@ -190,12 +190,7 @@ impl Journals for StoreSession {
         self.step("read journal", self.store.find_journal(authority_ids)).await
     }
 
-    async fn put_journal(
-        &self,
-        row: Option<i64>,
-        data: &[u8],
-        active: &str,
-    ) -> Result<i64, StoreError> {
+    async fn put_journal(&self, row: Option<i64>, data: &[u8], active: &str) -> Result<i64, StoreError> {
         self.step("write journal", self.store.put_journal(row, data, active)).await
     }
 }

@@ -104,7 +104,8 @@ async fn a_restart_at_any_step_of_a_rotation_makes_no_third_key() {
             assert_eq!(site.generated(), 2, "died at step {died_at}, effect {takes_effect}");
             assert_ne!(again.signer().authority_id(), active);
             let issued = issue(&again).await.unwrap();
-            verify_x509_svid(&issued.chain, &published_bundle(&site).await, noon() + DAY / 2 + DAY / 3).unwrap();
+            verify_x509_svid(&issued.chain, &published_bundle(&site).await, noon() + DAY / 2 + DAY / 3)
+                .unwrap();
             if done {
                 break;
             }

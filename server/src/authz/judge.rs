@@ -59,7 +59,10 @@ impl Authorizer {
     /// datastore cannot be asked.
     pub async fn authorize(&self, path: &str, peer: &Peer) -> Result<(Caller, Rule), Status> {
         let Some(rule) = rule(path) else {
-            return Err(Status::unimplemented(format!("this server has no method {}", path.escape_default())));
+            return Err(Status::unimplemented(format!(
+                "this server has no method {}",
+                path.escape_default()
+            )));
         };
         let caller = match peer {
             Peer::Local(local) => Self::local(path, rule, local)?,

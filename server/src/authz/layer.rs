@@ -126,11 +126,8 @@ async fn admit(
     let peer = peer_of(request).ok_or_else(|| Status::internal("the connection is not known"))?;
     record.peer(&peer);
     let (caller, rule) = gate.authorizer.authorize(path, &peer).await?;
-    let turns = Turns {
-        limits: Arc::clone(&gate.limits),
-        limit: rule.limit,
-        address: caller_address(&caller),
-    };
+    let turns =
+        Turns { limits: Arc::clone(&gate.limits), limit: rule.limit, address: caller_address(&caller) };
     // Signing limits count certificates, which only the handler knows.
     if rule.limit != Limit::Signing {
         turns.take(1).await?;

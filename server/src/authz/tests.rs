@@ -211,9 +211,8 @@ async fn every_method_lets_in_exactly_whom_it_should() {
     let local = Peer::Local(Arc::new(LocalPeer { uid: 0, gid: 0, pid: Some(1) }));
     let anonymous = Peer::Remote(Arc::new(PeerInfo::anonymous(address())));
     let own = |path: &'static str| async { Peer::Remote(world.shows(&world.authority, &id(path)).await) };
-    let foreign = |who: &'static str| async {
-        Peer::Remote(world.shows(&world.foreign, &who.parse().unwrap()).await)
-    };
+    let foreign =
+        |who: &'static str| async { Peer::Remote(world.shows(&world.foreign, &who.parse().unwrap()).await) };
     let callers: Vec<(&str, &str, Peer)> = vec![
         ("local", "local", local),
         ("anonymous", "nobody", anonymous),
@@ -242,7 +241,8 @@ async fn every_method_lets_in_exactly_whom_it_should() {
 async fn unknown_methods_do_not_exist() {
     let world = World::new().await;
     let local = Peer::Local(Arc::new(LocalPeer { uid: 0, gid: 0, pid: None }));
-    for path in ["/spire.api.server.agent.v1.Agent/", "/x/y", "", "/spire.api.server.agent.v1.Agent/Attest\n"] {
+    for path in ["/spire.api.server.agent.v1.Agent/", "/x/y", "", "/spire.api.server.agent.v1.Agent/Attest\n"]
+    {
         assert_eq!(world.may(path, &local).await.unwrap_err().code(), Code::Unimplemented);
     }
 }
@@ -339,10 +339,18 @@ async fn an_expired_admin_entry_makes_no_admin() {
 
 #[test]
 fn reads_are_not_audited_and_changes_are() {
-    for path in ["/a.B/GetEntry", "/a.B/ListAgents", "/a.B/CountBundles", "/a.B/SyncAuthorizedEntries", "/a.B/PostStatus"] {
+    for path in [
+        "/a.B/GetEntry",
+        "/a.B/ListAgents",
+        "/a.B/CountBundles",
+        "/a.B/SyncAuthorizedEntries",
+        "/a.B/PostStatus",
+    ] {
         assert!(!is_audited(path), "{path}");
     }
-    for path in ["/a.B/MintX509SVID", "/a.B/BatchDeleteEntry", "/a.B/BanAgent", "/a.B/Enrol", "/a.B/RenewAgent"] {
+    for path in
+        ["/a.B/MintX509SVID", "/a.B/BatchDeleteEntry", "/a.B/BanAgent", "/a.B/Enrol", "/a.B/RenewAgent"]
+    {
         assert!(is_audited(path), "{path}");
     }
 }

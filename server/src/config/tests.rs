@@ -149,7 +149,10 @@ fn what_is_not_supported_is_refused_with_a_reason() {
         assert!(!faults(&with("", &format!("{MEMORY}\n{plugin}"))).is_empty(), "{plugin}");
     }
     assert_eq!(faults(&format!("{}telemetry {{ Prometheus {{ port = 1 }} }}\n", with("", MEMORY))).len(), 1);
-    assert_eq!(faults(&format!("{}health_checks {{ listener_enabled = true }}\n", with("", MEMORY))).len(), 1);
+    assert_eq!(
+        faults(&format!("{}health_checks {{ listener_enabled = true }}\n", with("", MEMORY))).len(),
+        1
+    );
 }
 
 #[test]
@@ -176,7 +179,9 @@ fn files_that_are_needed_must_be_readable() {
     let pkcs11 = "  KeyManager \"pkcs11\" { plugin_data { module_path = \"/no/module\" token_label = \"t\" pin_file = \"/no/pin\" } }";
     let told = faults(&with("", pkcs11));
     assert_eq!(told.len(), 2, "{told:?}");
-    let quote = format!("{MEMORY}\n  NodeAttestor \"tpm_quote\" {{ plugin_data {{ endorsement_ca_path = \"/no/ca\" }} }}");
+    let quote = format!(
+        "{MEMORY}\n  NodeAttestor \"tpm_quote\" {{ plugin_data {{ endorsement_ca_path = \"/no/ca\" }} }}"
+    );
     assert_eq!(faults(&with("", &quote)).len(), 1);
 }
 
@@ -191,7 +196,10 @@ fn attestors_are_checked() {
         ("NodeAttestor \"tpm_quote\" { plugin_data { require_certificate = true } }", false),
         ("NodeAttestor \"x509pop\" {}", false),
         ("NodeAttestor \"x509pop\" { plugin_data { mode = \"spiffe\" } }", true),
-        ("NodeAttestor \"x509pop\" { plugin_data { mode = \"spiffe\" agent_path_template = \"{{ bad\" } }", false),
+        (
+            "NodeAttestor \"x509pop\" { plugin_data { mode = \"spiffe\" agent_path_template = \"{{ bad\" } }",
+            false,
+        ),
         ("NodeAttestor \"join_token\" { plugin_data { nope = 1 } }", false),
         ("NodeAttestor \"join_token\" {}\n NodeAttestor \"join_token\" {}", false),
     ] {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hardroot_transport::{
-    BoundSocket, BundleSource, IdentitySlot, Limits, UdsError, UdsLimits, bind_uds, server_config, tls_incoming,
-    uds_incoming,
+    BoundSocket, BundleSource, IdentitySlot, Limits, UdsError, UdsLimits, bind_uds, server_config,
+    tls_incoming, uds_incoming,
 };
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;

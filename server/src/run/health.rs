@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::watch;
 use tonic_health::ServingStatus;
-use tonic_health::server::{HealthReporter, health_reporter};
 use tonic_health::pb::health_server::{Health as HealthApi, HealthServer};
+use tonic_health::server::{HealthReporter, health_reporter};
 
 /// Ready means: the endpoints are open, the last rotation round went well, and the key manager's last
 /// signature succeeded. An HSM that is away makes the server not ready, and it stays alive.

@@ -55,13 +55,8 @@ pub(super) fn start(parts: &Parts, stop: &CancellationToken) -> JoinSet<()> {
     jobs
 }
 
-fn every<F, R>(
-    jobs: &mut JoinSet<()>,
-    parts: &Parts,
-    stop: &CancellationToken,
-    period: Duration,
-    run: F,
-) where
+fn every<F, R>(jobs: &mut JoinSet<()>, parts: &Parts, stop: &CancellationToken, period: Duration, run: F)
+where
     F: Fn(Parts) -> R + Send + Sync + 'static,
     R: Future<Output = ()> + Send,
 {

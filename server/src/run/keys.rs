@@ -37,9 +37,7 @@ pub(super) async fn open(
             let tpm = Tpm::open(device.as_ref().clone())
                 .await
                 .map_err(|cause| RunError::KeyManager { name, cause: Box::new(cause) })?;
-            Arc::new(
-                TpmKeyManager::open(tpm, keys.clone()).await.map_err(RunError::key_manager(name))?,
-            )
+            Arc::new(TpmKeyManager::open(tpm, keys.clone()).await.map_err(RunError::key_manager(name))?)
         }
         KeyManagerConfig::Memory => Arc::new(MemoryKeyManager::new()),
     };

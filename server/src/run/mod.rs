@@ -96,9 +96,10 @@ impl RunningServer {
             ca_subject: config.ca_subject.clone(),
         };
         let authority_store: Arc<dyn AuthorityStore> = Arc::new(sqlite.clone());
-        let authority = Authority::start(authority_config, Arc::clone(&keys), authority_store, Arc::clone(&clock))
-            .await
-            .map_err(RunError::Authority)?;
+        let authority =
+            Authority::start(authority_config, Arc::clone(&keys), authority_store, Arc::clone(&clock))
+                .await
+                .map_err(RunError::Authority)?;
         let authority = Arc::new(authority);
         let bundle_store: Arc<dyn Bundles> = Arc::new(sqlite.clone());
         let bundles = Arc::new(BundleCache::new(bundle_store, config.trust_domain.clone()));
@@ -242,9 +243,8 @@ fn server_id(config: &ServerConfig) -> SpiffeId {
 
 async fn check_trust_domain(config: &ServerConfig, store: &dyn Datastore) -> Result<(), RunError> {
     let page = Page { size: 1, token: String::new() };
-    let (entries, _) = Entries::list_entries(store, &EntryFilter::default(), &page)
-        .await
-        .map_err(RunError::Datastore)?;
+    let (entries, _) =
+        Entries::list_entries(store, &EntryFilter::default(), &page).await.map_err(RunError::Datastore)?;
     match entries.first().filter(|entry| !entry.spiffe_id.is_member_of(&config.trust_domain)) {
         None => Ok(()),
         Some(foreign) => Err(RunError::OtherTrustDomain {
@@ -261,7 +261,9 @@ fn warn_about_lifetimes(config: &ServerConfig) {
     {
         if ttl > longest {
             warn!(
-                key, seconds = ttl.as_secs(), longest_seconds = longest.as_secs(),
+                key,
+                seconds = ttl.as_secs(),
+                longest_seconds = longest.as_secs(),
                 "SVIDs may be cut short by the end of their authority: make this lifetime shorter or ca_ttl \
                  at least six times as long"
             );

@@ -22,7 +22,9 @@ use hardroot_api::spire::api::types::{AttestationData, Entry, Selector, Spiffeid
 use hardroot_api::status::reason_of;
 use hardroot_emulators::softhsm::{self, SoftHsm};
 use hardroot_hsm_keymanager::memory::MemoryKeyManager;
-use hardroot_hsm_keymanager::{Digest, HashAlgorithm, KeyId, KeyManager, KeyType, PublicKey, SignatureScheme};
+use hardroot_hsm_keymanager::{
+    Digest, HashAlgorithm, KeyId, KeyManager, KeyType, PublicKey, SignatureScheme,
+};
 use hardroot_identity::{
     Bundle, DistinguishedName, SignatureAlgorithm, TrustDomain, X509Svid, assemble_csr, csr_to_be_signed,
     verify_x509_svid,
@@ -47,7 +49,13 @@ impl Place {
     fn with_disk_keys() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("keys.json");
-        Self { key_manager: format!("KeyManager \"disk\" {{ plugin_data {{ keys_path = \"{}\" }} }}", path.display()), directory }
+        Self {
+            key_manager: format!(
+                "KeyManager \"disk\" {{ plugin_data {{ keys_path = \"{}\" }} }}",
+                path.display()
+            ),
+            directory,
+        }
     }
 
     fn path(&self, name: &str) -> std::path::PathBuf {
@@ -149,8 +157,7 @@ async fn attest(server: &RunningServer, holder: &Holder) -> (String, Vec<Vec<u8>
     };
     let request = AttestAgentRequest { step: Some(attest_agent_request::Step::Params(params)) };
     let mut client = AgentClient::new(remote(server, None).await);
-    let mut answers =
-        client.attest_agent(tokio_stream::iter([request])).await.unwrap().into_inner();
+    let mut answers = client.attest_agent(tokio_stream::iter([request])).await.unwrap().into_inner();
     let answer = answers.message().await.unwrap().unwrap();
     let Some(attest_agent_response::Step::Result(result)) = answer.step else { panic!("no result") };
     assert!(!result.reattestable);
@@ -282,7 +289,9 @@ async fn the_operator_mints_and_an_agent_may_not() {
     let minted = mint(admin(&server).await, Some("spiffe://example.org/job")).await.unwrap().into_inner();
     let svid = X509Svid::parse(minted.svid.unwrap().cert_chain).unwrap();
     assert_eq!(svid.id.path(), "/job");
-    for bad in [None, Some("spiffe://other.test/job"), Some("spiffe://example.org/spire/agent/x"), Some("https://x")] {
+    for bad in
+        [None, Some("spiffe://other.test/job"), Some("spiffe://example.org/spire/agent/x"), Some("https://x")]
+    {
         let refused = mint(admin(&server).await, bad).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument, "{bad:?}");
     }
@@ -299,7 +308,8 @@ async fn nobody_may_do_anything_without_a_certificate() {
     let server = place.start().await;
     let stranger = remote(&server, None).await;
     BundleClient::new(stranger.clone()).get_bundle(GetBundleRequest::default()).await.unwrap();
-    let refused = AgentClient::new(stranger.clone()).list_agents(ListAgentsRequest::default()).await.unwrap_err();
+    let refused =
+        AgentClient::new(stranger.clone()).list_agents(ListAgentsRequest::default()).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);
     assert_eq!(may_sync(&stranger).await.unwrap_err().code(), Code::PermissionDenied);
     server.stop().await.unwrap();
@@ -424,6 +434,10 @@ fn holds_private_key(directory: &Path) -> bool {
         marks.iter().any(|mark| bytes.windows(mark.len()).any(|window| window == *mark))
     };
     std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).any(|path| {
-        if path.is_dir() { holds_private_key(&path) } else { std::fs::read(&path).is_ok_and(|bytes| looks_like(&bytes)) }
+        if path.is_dir() {
+            holds_private_key(&path)
+        } else {
+            std::fs::read(&path).is_ok_and(|bytes| looks_like(&bytes))
+        }
     })
 }

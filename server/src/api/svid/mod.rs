@@ -60,7 +60,11 @@ impl SvidService {
     }
 
     /// One item of a batch: everything but the public key comes from the entry.
-    async fn new_svid(&self, agent: &SpiffeId, params: &NewX509svidParams) -> Result<(Arc<Entry>, Issued), Status> {
+    async fn new_svid(
+        &self,
+        agent: &SpiffeId,
+        params: &NewX509svidParams,
+    ) -> Result<(Arc<Entry>, Issued), Status> {
         if params.entry_id.is_empty() {
             return Err(Status::invalid_argument("missing entry ID"));
         }
@@ -89,7 +93,12 @@ impl SvidService {
         Ok((entry, issued))
     }
 
-    async fn item(&self, agent: &SpiffeId, params: NewX509svidParams, record: &Record) -> batch_new_x509svid_response::Result {
+    async fn item(
+        &self,
+        agent: &SpiffeId,
+        params: NewX509svidParams,
+        record: &Record,
+    ) -> batch_new_x509svid_response::Result {
         let outcome = self.new_svid(agent, &params).await;
         let mut facts = vec![("entry_id", params.entry_id.clone()), ("csr", sha256_hex(&params.csr))];
         match outcome {
@@ -127,7 +136,8 @@ impl Svid for SvidService {
         record.add_csr(&request.csr);
         let (id, csr) = names::of_mint_csr(&self.trust_domain, &request.csr)?;
         record.add("spiffe_id", id.to_string());
-        let template = Template::WorkloadWithSubject { subject_der: &csr.subject_der, dns_names: &csr.dns_names };
+        let template =
+            Template::WorkloadWithSubject { subject_der: &csr.subject_der, dns_names: &csr.dns_names };
         let issued = self
             .signer
             .sign_x509(template, &id, &csr.spki_der, self.ttl(request.ttl))

@@ -30,7 +30,9 @@ pub(super) fn of_mint_csr(trust_domain: &TrustDomain, der: &[u8]) -> Result<(Spi
         Err(error) => return refuse(format!("CSR URI SAN is invalid: {error}")),
     };
     if !id.is_member_of(trust_domain) {
-        return refuse(format!("CSR URI SAN is invalid: {id} is not a member of trust domain {trust_domain}"));
+        return refuse(format!(
+            "CSR URI SAN is invalid: {id} is not a member of trust domain {trust_domain}"
+        ));
     }
     if id.path().is_empty() {
         return refuse(format!("CSR URI SAN is invalid: {id} has no path"));
