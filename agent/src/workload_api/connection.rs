@@ -65,7 +65,7 @@ pub(super) async fn serve(
     let places = Places::default();
     let shared = Arc::new(Shared::new(api, shutdown.clone()));
     let (routes, reporter) = service::routes(&shared)?;
-    let health = service::follow_health(&shared, reporter);
+    let health = service::follow_health(&shared, reporter).await;
     let listener = socket.listener();
     tracing::info!(subsystem_name = "endpoints", path = %socket.path().display(), "starting the Workload API");
     let ended = shutdown.requested();

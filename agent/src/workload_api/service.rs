@@ -239,21 +239,27 @@ impl SpiffeWorkloadApi for Service {
     }
 }
 
-/// Health says "serving" as soon as callers can be told what they have, also if that is nothing.
-pub(super) fn follow_health(shared: &Arc<Shared>, reporter: HealthReporter) -> JoinHandle<()> {
+/// Health says "serving" as soon as callers can be told what they have, also if that is nothing. What it says at
+/// first is settled before this returns, so that nobody sees the reporter's own first word.
+pub(super) async fn follow_health(shared: &Arc<Shared>, reporter: HealthReporter) -> JoinHandle<()> {
     let mut availability = shared.api.source.subscribe(Vec::new());
+    tell_health(&reporter, &mut availability).await;
     tokio::spawn(async move {
-        loop {
-            let status = match &*availability.borrow_and_update() {
-                Availability::Starting => ServingStatus::NotServing,
-                _ => ServingStatus::Serving,
-            };
-            for service in ["", SERVICE] {
-                reporter.set_service_status(service, status).await;
-            }
-            if availability.changed().await.is_err() {
-                return;
-            }
+        while availability.changed().await.is_ok() {
+            tell_health(&reporter, &mut availability).await;
         }
     })
+}
+
+async fn tell_health(
+    reporter: &HealthReporter,
+    availability: &mut tokio::sync::watch::Receiver<Availability>,
+) {
+    let status = match &*availability.borrow_and_update() {
+        Availability::Starting => ServingStatus::NotServing,
+        _ => ServingStatus::Serving,
+    };
+    for service in ["", SERVICE] {
+        reporter.set_service_status(service, status).await;
+    }
 }
