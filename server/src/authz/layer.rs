@@ -109,6 +109,12 @@ where
                     // A handler's refusal is in the headers; a stream's comes later, and is recorded by its
                     // handler.
                     let status = Status::from_header_map(response.headers());
+                    // Who may call it was judged, but nobody serves it: say so, for the router does not.
+                    let unserved = status
+                        .as_ref()
+                        .filter(|s| s.code() == Code::Unimplemented && s.message().is_empty())
+                        .map(|_| Status::unimplemented(format!("this server does not offer {path}")));
+                    let response = unserved.map_or(response, Status::into_http);
                     finish(&gate, &path, rule, &record, status).await;
                     Ok(response)
                 }

@@ -316,6 +316,23 @@ async fn nobody_may_do_anything_without_a_certificate() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_offered_says_so() {
+    use hardroot_api::spire::api::server::trustdomain::v1::ListFederationRelationshipsRequest;
+    use hardroot_api::spire::api::server::trustdomain::v1::trust_domain_client::TrustDomainClient;
+    let place = Place::with_disk_keys();
+    let server = place.start().await;
+    let ask = async |channel: Channel| {
+        let mut client = TrustDomainClient::new(channel);
+        client.list_federation_relationships(ListFederationRelationshipsRequest::default()).await.unwrap_err()
+    };
+    let answer = ask(admin(&server).await).await;
+    assert_eq!(answer.code(), Code::Unimplemented);
+    assert!(answer.message().contains("ListFederationRelationships"), "{answer}");
+    assert_eq!(ask(remote(&server, None).await).await.code(), Code::PermissionDenied);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn giant_headers_harm_nobody_else() {
     let place = Place::with_disk_keys();
     let server = place.start().await;
