@@ -129,6 +129,17 @@ impl ServerSvid {
         Ok(())
     }
 
+    /// Signs a certificate that nobody gets: whether the key manager works again after a failure is not left to
+    /// the next one who needs a signature.
+    ///
+    /// # Errors
+    /// [`ServerSvidError::Issue`].
+    pub async fn probe(&self) -> Result<(), ServerSvidError> {
+        let spki = self.state.lock().await.public.spki_der.clone();
+        self.signer.sign_x509(Template::Server, &self.id, &spki, self.ttl).await?;
+        Ok(())
+    }
+
     /// The SVID shown now: chain and end of validity.
     pub async fn current(&self) -> Option<Issued> {
         self.state.lock().await.issued.clone()

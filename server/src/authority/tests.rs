@@ -438,6 +438,21 @@ async fn a_failed_renewal_keeps_the_old_svid() {
     assert!(!Arc::ptr_eq(&before, &identity.load_full().unwrap()));
 }
 
+#[tokio::test]
+async fn a_probe_finds_out_that_the_key_manager_works_again() {
+    let site = Site::new().await;
+    let authority = site.start().await;
+    let (svid, identity) = server_svid(&site, authority.signer()).await;
+    let (before, working) = (identity.load_full().unwrap(), authority.signer().working());
+    site.token.lies.store(true, Ordering::SeqCst);
+    svid.probe().await.unwrap_err();
+    assert!(!*working.borrow());
+    site.token.lies.store(false, Ordering::SeqCst);
+    svid.probe().await.unwrap();
+    assert!(*working.borrow());
+    assert!(Arc::ptr_eq(&before, &identity.load_full().unwrap()), "nobody gets the certificate");
+}
+
 mod damaged {
     use super::*;
 

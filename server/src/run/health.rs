@@ -44,6 +44,11 @@ impl Health {
         }
     }
 
+    /// Whether the key manager's last signature succeeded.
+    pub(super) fn signs(&self) -> bool {
+        *self.signing.borrow()
+    }
+
     /// The server is going away.
     pub(super) async fn stopping(&self) {
         self.reporter.set_service_status("", ServingStatus::NotServing).await;

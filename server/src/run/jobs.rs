@@ -85,6 +85,11 @@ async fn rotate(parts: &Parts) {
     if let Err(cause) = parts.svid.check().await {
         note("the server SVID could not be renewed; the old one goes on", &cause);
     }
+    if !parts.health.signs()
+        && let Err(cause) = parts.svid.probe().await
+    {
+        note("the key manager still does not sign", &cause);
+    }
     if let Err(cause) = parts.bundles.refresh().await {
         note("the bundles could not be read; those in memory go on", &cause);
     }
