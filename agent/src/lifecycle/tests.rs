@@ -277,7 +277,8 @@ impl Running {
 
     async fn ready(&self) {
         let mut stream = self.stream();
-        stream.wait_for(|a| matches!(a, Availability::Ready(_))).await.unwrap();
+        let ready = stream.wait_for(|a| matches!(a, Availability::Ready(_)));
+        drop(tokio::time::timeout(Duration::from_secs(20_000), ready).await.expect("ready in time").unwrap());
     }
 
     async fn stop(self) {
@@ -540,7 +541,10 @@ async fn a_new_bundle_is_stored_and_pushed() {
     until("new bundle on disk", || rig.state("bundle.json") != before).await;
     // The old SVIDs no longer verify: they are replaced at once, from the new authority.
     until("agent renewed", || rig.server.calls("attest") >= 1).await;
-    stream.changed().await.unwrap();
+    tokio::time::timeout(Duration::from_secs(20_000), stream.changed())
+        .await
+        .expect("pushed in time")
+        .unwrap();
     running.stop().await;
 }
 
