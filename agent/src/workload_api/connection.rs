@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hardroot_runtime::shutdown::Shutdown;
-use hardroot_transport::BoundSocket;
+use hardroot_transport::{BoundSocket, MendedAuthority};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
@@ -168,7 +168,8 @@ async fn run(
         .max_header_list_size(limits.max_header_bytes.saturating_mul(2))
         .max_send_buf_size(SEND_BUFFER);
     // On the heap: pinned in place it would be kept twice over for as long as the connection lives.
-    let mut connection = Box::pin(builder.serve_connection(TokioIo::new(stream), service));
+    let mut connection =
+        Box::pin(builder.serve_connection(TokioIo::new(MendedAuthority::new(stream)), service));
     tokio::pin!(ended);
     let mut idle_since = Instant::now();
     let mut closing = false;

@@ -20,8 +20,8 @@ pub use connect::{ConnectError, ConnectOptions, connect, refusal_of, uds_channel
 pub use identity::{BadTlsIdentity, IdentitySlot, TlsIdentity};
 pub use key::RemoteKey;
 pub use listen::{
-    BoundSocket, Limits, ListenStats, LocalPeer, TlsConn, TlsIncoming, UdsConn, UdsError, UdsIncoming,
-    UdsLimits, bind_uds, tls_incoming, uds_incoming,
+    BoundSocket, Limits, ListenStats, LocalPeer, MendedAuthority, TlsConn, TlsIncoming, UdsConn, UdsError,
+    UdsIncoming, UdsLimits, bind_uds, tls_incoming, uds_incoming,
 };
 pub use peer::{PeerInfo, recheck};
 pub use verify::TrustError;

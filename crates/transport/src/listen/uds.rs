@@ -17,6 +17,7 @@ use tokio_stream::Stream;
 use tonic::transport::server::Connected;
 
 use super::accept::{Backoff, ListenStats, Place, Places, Throttle};
+use super::authority::MendedAuthority;
 
 /// Directories that are missing above a socket are made with this mode: anybody may pass, only we may write.
 const DIRECTORY_MODE: u32 = 0o755;
@@ -189,7 +190,7 @@ fn refuse_if_taken(path: &Path) -> Result<(), UdsError> {
 /// A local connection.
 #[derive(Debug)]
 pub struct UdsConn {
-    stream: UnixStream,
+    stream: MendedAuthority<UnixStream>,
     peer: Arc<LocalPeer>,
     _place: Place<u32>,
 }
@@ -314,7 +315,7 @@ async fn accept_loop(
             continue;
         };
         ListenStats::count(&stats.accepted);
-        let conn = UdsConn { stream, peer: Arc::new(peer), _place: place };
+        let conn = UdsConn { stream: MendedAuthority::new(stream), peer: Arc::new(peer), _place: place };
         if sender.send(conn).await.is_err() {
             return;
         }
