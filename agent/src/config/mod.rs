@@ -2,7 +2,7 @@
 //!
 //! Decoding reports every fault at once, with its line. Options of SPIRE's agent that Hardroot does not have
 //! are refused with the reason, never ignored. The pages `docs/guide/agent-configuration.md` and
-//! `conf/agent/agent.conf` describe the same options; a test holds the three together.
+//! `conf/agent/agent.conf` describe the same options; a test reads the latter.
 
 mod agent_block;
 mod plugins;

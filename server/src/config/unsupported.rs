@@ -22,7 +22,7 @@ pub(super) fn server(block: &Block<'_>) {
     for key in ["prune_attested_nodes_expired_for", "prune_attested_nodes_batch_size", "prune_tofu_nodes"] {
         block.unsupported(
             key,
-            "expired agents are not pruned by this server; remove it and use `agent evict`",
+            "expired agents are not pruned by this server; remove it and use `agent purge`",
         );
     }
     for key in ["profiling_enabled", "profiling_port", "profiling_freq", "profiling_names"] {
