@@ -125,11 +125,9 @@ pub(super) fn push_node_filter(query: &mut Query, filter: &NodeFilter) -> Result
 /// a next page.
 pub(super) fn push_page(query: &mut Query, table: &str, page: &Page) -> Result<(), StoreError> {
     if !page.token.is_empty() {
-        let after: i64 = page
-            .token
-            .parse()
-            .ok()
-            .ok_or_else(|| StoreError::Invalid { reason: format!("could not parse token '{}'", page.token) })?;
+        let after: i64 = page.token.parse().ok().ok_or_else(|| StoreError::Invalid {
+            reason: format!("could not parse token '{}'", page.token),
+        })?;
         query.push(format!(" AND {table}.id > ")).push_bind(after);
     }
     query.push(format!(" ORDER BY {table}.id"));
