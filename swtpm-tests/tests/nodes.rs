@@ -13,8 +13,11 @@ use std::fs;
 
 use common::{NodeCertificates, enrol, fetch_id, me, only_agent, quote_site, token_site};
 use hardroot_emulators::{Manufacturer, Shutdown, Swtpm};
+use hardroot_hsm_keymanager::tpm::{Config as TpmKeyManagerConfig, TpmKeyManager};
+use hardroot_hsm_keymanager::{KeyId, KeyManager as _, KeyType};
 use hardroot_swtpm_tests::site::{AgentSetup, Keys, Site};
 use hardroot_swtpm_tests::wait;
+use hardroot_tpm_attestor::device::{Config as TpmConfig, Tpm};
 
 fn log(site: &Site) -> String {
     fs::read_to_string(site.folder().join("server.log")).unwrap()
@@ -195,13 +198,27 @@ fn x509pop_lets_in_its_own_fleet_only() {
 fn x509pop_takes_the_nodes_key_from_the_tpm() {
     let tpm = Swtpm::start().unwrap();
     let mut site = Site::new().unwrap();
+    let mut setup = AgentSetup::tpm(&tpm.tcti());
+    let mut agent = site.agent("agent", setup.clone()).unwrap();
+    // The key that the fleet's CA certifies is made in the chip, in the agent's key manager.
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let spki = runtime.block_on(async {
+        let chip = Tpm::open(TpmConfig::new(tpm.tcti().parse().unwrap())).await.unwrap();
+        let folder = agent.data().join("keys");
+        let keys = TpmKeyManager::open(chip, TpmKeyManagerConfig::new(folder)).await.unwrap();
+        keys.generate(&KeyId::new("node").unwrap(), KeyType::EcP256).await.unwrap().spki_der
+    });
     let fleet = NodeCertificates::make(&site, "gateway-1");
+    fs::write(&fleet.certificate, fleet.certify("gateway-1", &spki)).unwrap();
     site.attestors = fleet.server_block();
     site.start_server().unwrap();
     site.write_bundle().unwrap();
-    let mut setup = AgentSetup::tpm(&tpm.tcti());
-    setup.attestor = fleet.agent_block();
-    let mut agent = site.agent("agent", setup).unwrap();
+    setup.attestor = format!(
+        "    NodeAttestor \"x509pop\" {{\n        plugin_data {{\n            private_key_id = \"node\"\n            \
+         certificate_path = \"{}\"\n        }}\n    }}\n",
+        fleet.certificate.display()
+    );
+    agent.write_config(&site, &setup).unwrap();
     agent.start().unwrap();
     assert_eq!(site.agent_ids().unwrap().len(), 1);
 }

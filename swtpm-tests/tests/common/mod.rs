@@ -134,6 +134,7 @@ impl Drop for Watch {
 
 /// A certificate authority for x509pop, and a node's certificate from it.
 pub struct NodeCertificates {
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
     pub ca: PathBuf,
     pub certificate: PathBuf,
     pub key: PathBuf,
@@ -149,11 +150,7 @@ impl NodeCertificates {
         let ca_certificate = ca.self_signed(&ca_key).unwrap();
         let issuer = rcgen::Issuer::new(ca, ca_key);
         let key = rcgen::KeyPair::generate().unwrap();
-        let mut node = rcgen::CertificateParams::default();
-        node.distinguished_name.push(rcgen::DnType::CommonName, name);
-        node.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
-        node.serial_number = Some(rcgen::SerialNumber::from(vec![0x0a, 0xbc]));
-        let certificate = node.signed_by(&key, &issuer).unwrap();
+        let certificate = Self::node(name).signed_by(&key, &issuer).unwrap().pem();
         let write = |suffix: &str, text: String| {
             let path = site.folder().join(format!("{name}-{suffix}.pem"));
             fs::write(&path, text).unwrap();
@@ -162,10 +159,25 @@ impl NodeCertificates {
         let key_path = write("key", key.serialize_pem());
         fs::set_permissions(&key_path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
         Self {
+            issuer,
             ca: write("ca", ca_certificate.pem()),
-            certificate: write("cert", certificate.pem()),
+            certificate: write("cert", certificate),
             key: key_path,
         }
+    }
+
+    fn node(name: &str) -> rcgen::CertificateParams {
+        let mut node = rcgen::CertificateParams::default();
+        node.distinguished_name.push(rcgen::DnType::CommonName, name);
+        node.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
+        node.serial_number = Some(rcgen::SerialNumber::from(vec![0x0a, 0xbc]));
+        node
+    }
+
+    /// A certificate (PEM) for a key whose private half is elsewhere.
+    pub fn certify(&self, name: &str, spki_der: &[u8]) -> String {
+        let key = rcgen::SubjectPublicKeyInfo::from_der(spki_der).unwrap();
+        Self::node(name).signed_by(&key, &self.issuer).unwrap().pem()
     }
 
     /// The agent's attestor block.
