@@ -3,12 +3,23 @@
 //! The messages are made from `proto/` by `make proto` and committed, so that builds need no protoc. Module
 //! paths follow the package names; the Workload API, which has no package, is [`workload`].
 
+mod codec;
+pub mod expansion;
 pub mod json;
 mod redacted;
 pub mod status;
 
 /// Descriptors of every service and message, for gRPC reflection and [`json`].
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("generated/descriptors.bin");
+
+/// The same of the Workload API alone: its reflection service keeps what it knows in memory.
+pub const WORKLOAD_FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("generated/workload_descriptors.bin");
+
+/// What requests hold.
+mod shapes {
+    use crate::expansion::{Kind, Shape};
+    include!("generated/shapes.rs");
+}
 
 /// The SPIFFE Workload API, whose protobuf has no package.
 pub mod workload {
@@ -20,6 +31,20 @@ pub mod workload {
 pub mod hardroot {
     /// The server's services.
     pub mod server {
+        /// Keeping agents in step.
+        pub mod sync {
+            /// Keeping agents in step.
+            pub mod v1 {
+                #![allow(
+                    missing_docs,
+                    unreachable_pub,
+                    clippy::all,
+                    clippy::restriction,
+                    reason = "generated code"
+                )]
+                include!("generated/hardroot.server.sync.v1.rs");
+            }
+        }
         /// TPM enrolments.
         pub mod tpm {
             /// TPM enrolments.

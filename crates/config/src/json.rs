@@ -1,18 +1,27 @@
 //! The JSON form of a configuration, parsed into the same tree with the same lines.
 
-use crate::MAX_DEPTH;
-use crate::fault::Fault;
+use crate::fault::{Fault, shown};
 use crate::value::{Body, Item, Kind, Name, Pos, Value};
+use crate::{MAX_DEPTH, MAX_VALUES};
 
 struct Reader<'a> {
     rest: &'a str,
     line: u32,
     faults: Vec<Fault>,
+    /// Whether the tree is kept: a text is first looked through without one, as with HCL.
+    keep: bool,
+    /// Keys and values so far.
+    values: usize,
 }
 
 /// Parses a whole text. JSON cannot be read on after a fault of syntax, so there is at most one of those.
 pub(crate) fn parse(text: &str) -> Result<Body, Vec<Fault>> {
-    let mut reader = Reader { rest: text, line: 1, faults: Vec::new() };
+    run(text, false)?;
+    run(text, true)
+}
+
+fn run(text: &str, keep: bool) -> Result<Body, Vec<Fault>> {
+    let mut reader = Reader { rest: text, line: 1, faults: Vec::new(), keep, values: 0 };
     let body = match reader.value(0) {
         Ok(Value { kind: Kind::Object(body), .. }) => {
             reader.skip_space();
@@ -30,7 +39,7 @@ pub(crate) fn parse(text: &str) -> Result<Body, Vec<Fault>> {
     if reader.faults.is_empty() { Ok(body) } else { Err(reader.faults) }
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
     fn fail<T>(&self, message: impl Into<String>) -> Result<T, Fault> {
         Err(Fault::at(self.line, format!("JSON: {}", message.into())))
     }
@@ -58,13 +67,18 @@ impl Reader<'_> {
         if depth > MAX_DEPTH {
             return self.fail(format!("objects and arrays nest deeper than {MAX_DEPTH}"));
         }
+        self.values += 1;
+        if self.values > MAX_VALUES {
+            return self.fail(format!("the file holds more than {MAX_VALUES} values"));
+        }
         let pos = Pos { line: self.line };
         let kind = if self.eat("{") {
             Kind::Object(self.object(depth)?)
         } else if self.eat("[") {
             Kind::List(self.array(depth)?)
         } else if self.rest.starts_with('"') {
-            Kind::Text(self.string()?)
+            let text = self.string()?;
+            if self.keep { Kind::Text(text) } else { Kind::Null }
         } else if self.eat("true") {
             Kind::Bool(true)
         } else if self.eat("false") {
@@ -72,7 +86,8 @@ impl Reader<'_> {
         } else if self.eat("null") {
             Kind::Null
         } else {
-            Kind::Number(self.number()?)
+            let text = self.number()?;
+            if self.keep { Kind::Number(text.to_owned()) } else { Kind::Null }
         };
         Ok(Value { kind, pos })
     }
@@ -91,10 +106,12 @@ impl Reader<'_> {
             let key = Name { pos: Pos { line: self.line }, text: self.string()? };
             self.skip_space();
             if !self.eat(":") {
-                return self.fail(format!("`:` was expected after the key `{}`", key.text));
+                return self.fail(format!("`:` was expected after the key `{}`", shown(&key.text)));
             }
             let value = self.value(depth + 1)?;
-            body.items.push(Item { key, labels: Vec::new(), value, assigned: true });
+            if self.keep {
+                body.items.push(Item { key, labels: Vec::new(), value, assigned: true });
+            }
             self.skip_space();
             if self.eat("}") {
                 return Ok(body);
@@ -112,7 +129,10 @@ impl Reader<'_> {
             return Ok(list);
         }
         loop {
-            list.push(self.value(depth + 1)?);
+            let value = self.value(depth + 1)?;
+            if self.keep {
+                list.push(value);
+            }
             self.skip_space();
             if self.eat("]") {
                 return Ok(list);
@@ -123,7 +143,7 @@ impl Reader<'_> {
         }
     }
 
-    fn number(&mut self) -> Result<String, Fault> {
+    fn number(&mut self) -> Result<&'a str, Fault> {
         let end = self.rest.find(|c: char| !matches!(c, '0'..='9' | '-' | '+' | '.' | 'e' | 'E'));
         let (text, rest) = self.rest.split_at(end.unwrap_or(self.rest.len()));
         let digits = text.strip_prefix('-').unwrap_or(text);
@@ -137,12 +157,13 @@ impl Reader<'_> {
             return self.fail("a value was expected");
         }
         self.rest = rest;
-        Ok(text.to_owned())
+        Ok(text)
     }
 
     fn string(&mut self) -> Result<String, Fault> {
-        let mut out = String::new();
-        let mut chars = self.rest.strip_prefix('"').unwrap_or(self.rest).chars();
+        let text = self.rest.strip_prefix('"').unwrap_or(self.rest);
+        let mut out = String::with_capacity(written(text));
+        let mut chars = text.chars();
         loop {
             let c = match chars.next() {
                 Some('"') => break,
@@ -168,6 +189,17 @@ impl Reader<'_> {
         self.rest = chars.as_str();
         Ok(out)
     }
+}
+
+/// The bytes up to the quote that ends a string, or to where it cannot go on. What is meant is never longer.
+fn written(text: &str) -> usize {
+    let mut escaped = false;
+    let end = text.bytes().position(|byte| {
+        let ends = byte < b' ' || (byte == b'"' && !escaped);
+        escaped = byte == b'\\' && !escaped;
+        ends
+    });
+    end.unwrap_or(text.len())
 }
 
 /// Four hexadecimal digits, and a second escape when they are the first half of a surrogate pair.

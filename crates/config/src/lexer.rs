@@ -1,15 +1,18 @@
 //! From text to tokens, as the HCL 1 scanner cuts them.
 
-use crate::MAX_FAULTS;
 use crate::fault::Fault;
+use crate::{MAX_FAULTS, MAX_VALUES};
 
-/// What a token is.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Token {
-    Ident(String),
-    Text(String),
-    Heredoc(String),
-    Number(String),
+/// How many tokens are cut from a text at most: more than its keys and values can need.
+const MAX_TOKENS: usize = 5 * MAX_VALUES;
+
+/// What a token is. It holds places of the text: a text that is no configuration costs no copy of it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Token<'a> {
+    Ident(&'a str),
+    Text(Quoted<'a>),
+    Heredoc(Lines<'a>),
+    Number(&'a str),
     Bool(bool),
     BraceOpen,
     BraceClose,
@@ -22,7 +25,62 @@ pub(crate) enum Token {
     End,
 }
 
-impl Token {
+/// What stands between quotes. Its escapes are known to be good.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Quoted<'a> {
+    raw: &'a str,
+    escaped: bool,
+}
+
+impl Quoted<'_> {
+    /// The text that is meant.
+    pub(crate) fn text(self) -> String {
+        if !self.escaped {
+            return unix(self.raw);
+        }
+        let text = unescape(self.raw).and_then(|bytes| String::from_utf8(bytes).ok());
+        text.unwrap_or_default()
+    }
+}
+
+/// The lines of a heredoc, each with its newline.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Lines<'a> {
+    raw: &'a str,
+    /// What is cut off in front, if all lines begin with it.
+    prefix: &'a str,
+}
+
+impl Lines<'_> {
+    /// The text that is meant.
+    pub(crate) fn text(self) -> String {
+        let Self { raw, prefix } = self;
+        if prefix.is_empty() || !raw.lines().all(|line| line.starts_with(prefix)) {
+            return unix(raw);
+        }
+        let mut out = String::with_capacity(raw.len());
+        for line in raw.lines() {
+            out.push_str(line.strip_prefix(prefix).unwrap_or(line));
+            out.push('\n');
+        }
+        out
+    }
+}
+
+/// A piece of the text with `\r\n` as one newline. It only matters inside of quotes and heredocs: elsewhere both are space.
+fn unix(raw: &str) -> String {
+    let mut out = String::with_capacity(raw.len());
+    let mut rest = raw;
+    while let Some((line, more)) = rest.split_once("\r\n") {
+        out.push_str(line);
+        out.push('\n');
+        rest = more;
+    }
+    out.push_str(rest);
+    out
+}
+
+impl Token<'_> {
     /// What a person calls it; never its content.
     pub(crate) fn name(&self) -> &'static str {
         match self {
@@ -44,9 +102,9 @@ impl Token {
 }
 
 /// A token and its line.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Lexeme {
-    pub(crate) token: Token,
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Lexeme<'a> {
+    pub(crate) token: Token<'a>,
     pub(crate) line: u32,
 }
 
@@ -54,12 +112,13 @@ pub(crate) struct Lexeme {
 pub(crate) struct Lexer<'a> {
     rest: &'a str,
     line: u32,
+    tokens: usize,
     pub(crate) faults: Vec<Fault>,
 }
 
 impl<'a> Lexer<'a> {
     pub(crate) fn new(text: &'a str) -> Self {
-        Self { rest: text, line: 1, faults: Vec::new() }
+        Self { rest: text, line: 1, tokens: 0, faults: Vec::new() }
     }
 
     /// Notes a fault; past [`MAX_FAULTS`] the text is dropped, so that parsing ends.
@@ -99,10 +158,16 @@ impl<'a> Lexer<'a> {
     }
 
     /// The next token.
-    pub(crate) fn next(&mut self) -> Lexeme {
+    pub(crate) fn next(&mut self) -> Lexeme<'a> {
         self.skip_blank();
         let line = self.line;
         let Some(c) = self.peek() else { return Lexeme { token: Token::End, line } };
+        self.tokens += 1;
+        if self.tokens > MAX_TOKENS {
+            self.fault(line, format!("the file holds more than {MAX_TOKENS} words and signs"));
+            self.stop();
+            return Lexeme { token: Token::End, line };
+        }
         let token = match c {
             c if is_letter(c) => self.word(),
             '0'..='9' | '.' | '-' => self.number(line),
@@ -132,36 +197,45 @@ impl<'a> Lexer<'a> {
 
     /// White space and comments (`#`, `//`, `/* */`).
     fn skip_blank(&mut self) {
+        let text = self.rest;
+        // By bytes: all of these are ASCII, and a configuration is mostly made of them.
+        let bytes = text.as_bytes();
+        let mut at = 0;
         loop {
-            let _space = self.take_while(|c| matches!(c, ' ' | '\t' | '\n' | '\r'));
-            if self.rest.starts_with('#') || self.rest.starts_with("//") {
-                let _comment = self.take_while(|c| c != '\n');
-            } else if let Some(body) = self.rest.strip_prefix("/*") {
-                let line = self.line;
-                if let Some(end) = body.find("*/") {
-                    let (comment, rest) = body.split_at(end);
-                    self.line = self.line.saturating_add(count_lines(comment));
-                    self.rest = rest.get(2..).unwrap_or_default();
-                } else {
-                    self.fault(line, "the comment that starts here is never closed with `*/`");
-                    self.stop();
+            match bytes.get(at) {
+                Some(b'\n') => {
+                    self.line = self.line.saturating_add(1);
+                    at += 1;
                 }
-            } else {
-                return;
+                Some(b' ' | b'\t' | b'\r') => at += 1,
+                Some(b'#') => at = line_end(bytes, at),
+                Some(b'/') if bytes.get(at + 1) == Some(&b'/') => at = line_end(bytes, at),
+                Some(b'/') if bytes.get(at + 1) == Some(&b'*') => {
+                    let body = text.get(at + 2..).unwrap_or_default();
+                    let Some(end) = body.find("*/") else {
+                        self.fault(self.line, "the comment that starts here is never closed with `*/`");
+                        self.stop();
+                        return;
+                    };
+                    self.line = self.line.saturating_add(count_lines(body.get(..end).unwrap_or_default()));
+                    at += end + 4;
+                }
+                _ => break,
             }
         }
+        self.rest = text.get(at..).unwrap_or_default();
     }
 
-    fn word(&mut self) -> Token {
+    fn word(&mut self) -> Token<'a> {
         match self.take_while(|c| is_letter(c) || is_digit(c) || c == '-' || c == '.') {
             "true" => Token::Bool(true),
             "false" => Token::Bool(false),
-            word => Token::Ident(word.to_owned()),
+            word => Token::Ident(word),
         }
     }
 
     /// Decimal, hexadecimal, octal (leading zero) and floating numbers.
-    fn number(&mut self, line: u32) -> Token {
+    fn number(&mut self, line: u32) -> Token<'a> {
         let start = self.rest;
         if self.rest.starts_with('-') {
             let _sign = self.bump();
@@ -183,7 +257,7 @@ impl<'a> Lexer<'a> {
                 let _exponent = self.take_while(|c| c.is_ascii_digit());
             }
         }
-        let text = start.get(..start.len() - self.rest.len()).unwrap_or_default().to_owned();
+        let text = start.get(..start.len() - self.rest.len()).unwrap_or_default();
         if self.peek().is_some_and(|c| is_letter(c) || is_digit(c) || c == '.' || c == '-') {
             let _tail = self.take_while(|c| is_letter(c) || is_digit(c) || c == '.' || c == '-' || c == ':');
             self.fault(
@@ -192,7 +266,7 @@ impl<'a> Lexer<'a> {
             );
             return Token::Bad;
         }
-        if integer(&text).is_none() && float(&text).is_none() {
+        if integer(text).is_none() && float(text).is_none() {
             if text == "-" || text == "." {
                 let _consumed = self.take_while(|c| is_letter(c) || is_digit(c));
             }
@@ -202,52 +276,58 @@ impl<'a> Lexer<'a> {
         Token::Number(text)
     }
 
-    fn string(&mut self, line: u32) -> Token {
+    fn string(&mut self, line: u32) -> Token<'a> {
         let _quote = self.bump();
-        let mut out: Vec<u8> = Vec::new();
+        let start = self.rest;
         let mut braces = 0_u32;
-        let mut good = true;
-        let push = |out: &mut Vec<u8>, c: char| out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
-        loop {
-            let c = match self.peek() {
-                None => None,
-                Some('\n') if braces == 0 => None,
-                Some(c) => {
-                    let _consumed = self.bump();
-                    Some(c)
-                }
-            };
-            match c {
-                None => {
-                    self.fault(line, "the string that starts here is not closed on its line");
-                    return Token::Bad;
-                }
-                Some('"') if braces == 0 => break,
+        let mut escaped = false;
+        let mut lines = 0_u32;
+        let mut bytes = start.bytes().enumerate().peekable();
+        // Every byte that means something is ASCII, so where one stands is a character's boundary.
+        let end = loop {
+            match bytes.next() {
+                None => break Err(start.len()),
+                Some((at, b'\n')) if braces == 0 => break Err(at),
+                Some((at, b'"')) if braces == 0 => break Ok(at),
                 // Inside `${ }` quotes do not end the string and nothing is unescaped: it is passed on as written.
-                Some('$') if braces == 0 && self.peek() == Some('{') => {
-                    let _brace = self.bump();
-                    out.extend_from_slice(b"${");
-                    braces = 1;
+                Some((_, b'$')) if braces == 0 => {
+                    braces = u32::from(bytes.next_if(|(_, next)| *next == b'{').is_some());
                 }
-                Some('\\') if braces == 0 => good &= self.escape(&mut out),
-                Some(c) => {
-                    match c {
-                        '{' if braces > 0 => braces = braces.saturating_add(1),
-                        '}' if braces > 0 => braces -= 1,
-                        _ => {}
-                    }
-                    push(&mut out, c);
+                Some((_, b'\\')) if braces == 0 => {
+                    escaped = true;
+                    let _escaped = bytes.next_if(|(_, next)| *next != b'\n');
                 }
+                Some((_, b'{')) if braces > 0 => braces = braces.saturating_add(1),
+                Some((_, b'}')) if braces > 0 => braces -= 1,
+                Some((_, b'\n')) => lines = lines.saturating_add(1),
+                Some(_) => {}
             }
-        }
-        if !good {
-            self.fault(line, "the string contains an escape HCL does not know; write a backslash as `\\\\`");
+        };
+        self.line = self.line.saturating_add(lines);
+        let at = match end {
+            Ok(at) | Err(at) => at,
+        };
+        let (raw, rest) = start.split_at_checked(at).unwrap_or((start, ""));
+        self.rest = rest;
+        if end.is_err() {
+            self.fault(line, "the string that starts here is not closed on its line");
             return Token::Bad;
         }
-        match String::from_utf8(out) {
-            Ok(text) => Token::Text(text),
-            Err(_bytes_may_be_secret) => {
+        let _quote = self.bump();
+        if !escaped {
+            return Token::Text(Quoted { raw, escaped });
+        }
+        match unescape(raw).map(String::from_utf8) {
+            Some(Ok(_text)) => Token::Text(Quoted { raw, escaped }),
+            Some(Err(_bytes_may_be_secret)) => {
                 self.fault(line, "the escapes of this string do not make UTF-8 text");
+                Token::Bad
+            }
+            None => {
+                self.fault(
+                    line,
+                    "the string contains an escape HCL does not know; write a backslash as `\\\\`",
+                );
                 Token::Bad
             }
         }
@@ -305,7 +385,7 @@ impl<'a> Lexer<'a> {
     }
 
     /// `<<END` … `END`, and `<<-END`, which removes the indentation of the closing line from every line.
-    fn heredoc(&mut self, line: u32) -> Token {
+    fn heredoc(&mut self, line: u32) -> Token<'a> {
         let Some(after) = self.rest.strip_prefix("<<") else {
             let _consumed = self.bump();
             self.fault(line, "a heredoc starts with `<<` and its end word");
@@ -317,42 +397,74 @@ impl<'a> Lexer<'a> {
             let _dash = self.bump();
         }
         let word = self.take_while(|c| is_letter(c) || is_digit(c));
+        if self.rest.starts_with("\r\n") {
+            let _return = self.bump();
+        }
         if word.is_empty() || !self.rest.starts_with('\n') {
             let _line = self.take_while(|c| c != '\n');
             self.fault(line, "a heredoc starts with `<<` and its end word, alone on the rest of the line");
             return Token::Bad;
         }
         let _newline = self.bump();
-        let mut lines: Vec<&str> = Vec::new();
-        loop {
-            if self.rest.is_empty() {
-                self.fault(line, "the heredoc that starts here is never closed by its end word");
-                return Token::Bad;
+        let start = self.rest;
+        let bytes = start.as_bytes();
+        let mut at = 0;
+        while at < bytes.len() {
+            let end = line_end(bytes, at);
+            // Most lines are too short or end otherwise.
+            let closing = start.get(at..end).unwrap_or_default().trim_end_matches('\r');
+            if closing.ends_with(word) && closing.trim_start().eq(word) {
+                let prefix = if indented { closing.strip_suffix(word).unwrap_or_default() } else { "" };
+                let (raw, _) = start.split_at_checked(at).unwrap_or_default();
+                self.rest = start.get(end..).unwrap_or_default();
+                let _newline = self.bump();
+                return Token::Heredoc(Lines { raw, prefix });
             }
-            let text = self.take_while(|c| c != '\n');
-            let more = self.bump().is_some();
-            let closing = text.trim_end_matches('\r');
-            if closing.trim_start().eq(word) {
-                let prefix = closing.strip_suffix(word).unwrap_or_default();
-                return Token::Heredoc(join(&lines, if indented { prefix } else { "" }));
-            }
-            if !more {
-                continue;
-            }
-            lines.push(text);
+            self.line = self.line.saturating_add(1);
+            at = end + 1;
         }
+        self.rest = "";
+        self.fault(line, "the heredoc that starts here is never closed by its end word");
+        Token::Bad
     }
 }
 
-/// Lines with a newline each, without `prefix` when all of them have it.
-fn join(lines: &[&str], prefix: &str) -> String {
-    let strip = lines.iter().all(|line| line.starts_with(prefix));
-    let mut out = String::with_capacity(lines.iter().map(|line| line.len() + 1).sum());
-    for line in lines {
-        out.push_str(if strip { line.strip_prefix(prefix).unwrap_or(line) } else { line });
-        out.push('\n');
+/// Where the line that holds a byte ends: at its newline, or at the end of the text.
+fn line_end(bytes: &[u8], at: usize) -> usize {
+    let line = bytes.get(at..).unwrap_or_default();
+    line.iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |length| at + length)
+}
+
+/// What stands between quotes without its escapes; `None` when one of them is none. The bytes need not be UTF-8.
+fn unescape(raw: &str) -> Option<Vec<u8>> {
+    let mut lexer = Lexer::new(raw);
+    let mut out = Vec::with_capacity(raw.len());
+    let mut braces = 0_u32;
+    while let Some(c) = lexer.bump() {
+        match c {
+            '\\' if braces == 0 => {
+                if !lexer.escape(&mut out) {
+                    return None;
+                }
+                continue;
+            }
+            '$' if braces == 0 && lexer.peek() == Some('{') => {
+                let _brace = lexer.bump();
+                out.extend_from_slice(b"${");
+                braces = 1;
+                continue;
+            }
+            '{' if braces > 0 => braces = braces.saturating_add(1),
+            '}' if braces > 0 => braces -= 1,
+            _ => {}
+        }
+        // As in `unix`.
+        if c == '\r' && lexer.peek() == Some('\n') {
+            continue;
+        }
+        out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
     }
-    out
+    Some(out)
 }
 
 fn count_lines(text: &str) -> u32 {

@@ -14,12 +14,14 @@ mod json;
 mod lexer;
 mod load;
 mod parser;
+mod print;
 mod value;
 
 pub use decode::{Block, Decoder};
 pub use env::expand_env;
-pub use fault::{Fault, Faults};
+pub use fault::{Fault, FaultKind, Faults};
 pub use load::{LoadError, Lookup, load};
+pub use print::{Comment, Printed, print};
 pub use value::{Body, Document, Item, Kind, Name, Pos, Value};
 
 /// The longest configuration text that is read, in bytes.
@@ -27,6 +29,10 @@ pub const MAX_BYTES: usize = 1 << 20;
 
 /// How deep blocks and lists may nest.
 pub const MAX_DEPTH: usize = 64;
+
+/// How many keys and values a file holds at most. With some 30 bytes for each, as real ones have, it is as long as a file
+/// may be; each costs a hundred bytes and more once it is read.
+pub const MAX_VALUES: usize = 1 << 15;
 
 /// How many faults are collected before parsing gives up: a file with more is not a configuration file.
 pub const MAX_FAULTS: usize = 100;

@@ -9,7 +9,9 @@
 
 use std::time::Duration;
 
-use hardroot_config::{Block, Decoder, Document, Fault, Faults, Kind, MAX_BYTES, MAX_DEPTH, Value, load};
+use hardroot_config::{
+    Block, Decoder, Document, Fault, Faults, Kind, MAX_BYTES, MAX_DEPTH, MAX_VALUES, Value, load,
+};
 use proptest::prelude::*;
 
 fn parse(text: &str) -> Document {
@@ -18,7 +20,7 @@ fn parse(text: &str) -> Document {
 
 fn faults(text: &str) -> Vec<(u32, String)> {
     let faults = Document::parse(text).err().unwrap_or_else(|| panic!("accepted: {text}"));
-    faults.into_iter().map(|Fault { line, message }| (line, message)).collect()
+    faults.into_iter().map(|Fault { line, message, .. }| (line, message)).collect()
 }
 
 fn value(text: &str) -> Kind {
@@ -128,6 +130,9 @@ fn strings_and_heredocs() {
         ("<<-END\n    one\n      two\n    END\n", "one\n  two\n"),
         ("<<-END\n  one\n    END\n", "  one\n"),
         ("<<END\r\nwindows\r\nEND\r\n", "windows\n"),
+        ("<<-END\r\n    deep\r\n  less\r\n  END\r\n", "  deep\nless\n"),
+        ("\"${a\r\n}\\t\"", "${a\n}\t"),
+        ("\"${a\r\n}\"", "${a\n}"),
     ] {
         assert_eq!(value(text), Kind::Text(expected.into()), "{text}");
     }
@@ -176,6 +181,14 @@ fn size_depth_and_faults_are_bounded() {
     assert!(faults(&format!("v = {}", "[".repeat(100_000)))[0].1.contains("nest deeper"));
     assert!(faults(&format!("{{\"v\": {}", "[".repeat(100_000)))[0].1.contains("nest deeper"));
     assert!(faults(&"@\n".repeat(5_000)).len() <= 101);
+    // Keys and elements count; a file just within is read.
+    let list = |n: usize| format!("v = [{}]", "1,".repeat(n - 1));
+    assert!(Document::parse(&list(MAX_VALUES)).is_ok());
+    assert!(faults(&"=\n".repeat(5 * MAX_VALUES + 1))[1].1.ends_with("words and signs"));
+    let more = format!("the file holds more than {MAX_VALUES} keys and values");
+    assert_eq!(faults(&list(MAX_VALUES + 1)), [(1, more.clone())]);
+    assert_eq!(faults(&"a {}\n".repeat(MAX_VALUES + 1)), [(u32::try_from(MAX_VALUES).unwrap() + 1, more)]);
+    assert!(faults(&format!("{{\"v\": [{}1]}}", "1,".repeat(MAX_VALUES)))[0].1.contains("more than"));
     assert!(faults(&" ".repeat(MAX_BYTES + 1))[0].1.contains("larger than"));
     assert!(
         Document::parse_bytes(&vec![0xff; MAX_BYTES + 1]).unwrap_err()[0].message.contains("larger than")
@@ -200,7 +213,7 @@ fn json_is_the_same_configuration() {
     assert_eq!(server.string("u").unwrap(), "é😀/");
     server.finish();
     let plugins = decoder.block("plugins");
-    let names = |kind: &str| -> Vec<String> {
+    let names = |kind: &str| -> Vec<&str> {
         plugins.labelled_blocks(kind).iter().for_each(|(_, block)| block.ignore("plugin_data"));
         plugins.labelled_blocks(kind).into_iter().map(|(name, _)| name).collect()
     };
@@ -285,6 +298,34 @@ agent.conf:14: unknown key `extra`";
 }
 
 #[test]
+fn a_fault_shows_the_beginning_of_a_long_name() {
+    let long = "é".repeat(100);
+    let text = format!("{long} = 1\n{long} = 2\n{long} {{ }}\np {{ k \"{long}\" {{ x = 1 }} }}");
+    let cut = format!("{}…", "é".repeat(64));
+    let out = told(&text, |d| {
+        let plugins = d.block("p");
+        plugins.labelled_blocks("k").iter().for_each(|(label, block)| {
+            assert_eq!(*label, long, "only faults cut it");
+            block.finish();
+        });
+        plugins.finish();
+    });
+    let unknown: Vec<String> = (1..=3).map(|n| format!("agent.conf:{n}: unknown key `{cut}`")).collect();
+    let twice = format!("agent.conf:2: {cut} is already set at line 1");
+    let last = format!("agent.conf:4: unknown key `x` in p.k \"{cut}\"");
+    let expected = [&unknown[0], &unknown[1], &twice, &unknown[2], &last];
+    let mut lines: Vec<&str> = out.lines().collect();
+    lines.sort_unstable();
+    let mut expected: Vec<&str> = expected.iter().map(|line| line.as_str()).collect();
+    expected.sort_unstable();
+    assert_eq!(lines, expected);
+    assert_eq!(
+        faults(&format!("{long}\n"))[0].1,
+        format!("after the key `{cut}` comes `=` or `{{`, not the end of the file")
+    );
+}
+
+#[test]
 fn a_fault_never_shows_a_value() {
     let secret = "hunter2SECRET";
     let texts = [
@@ -336,8 +377,7 @@ telemetry { labels { x = "1" y = 2 } }
         assert_eq!(key_managers[0].0, "disk");
         assert_eq!(key_managers[0].1.block("plugin_data").string("directory").unwrap(), "d");
         let attestors = plugins.labelled_blocks("WorkloadAttestor");
-        let names: Vec<&str> =
-            attestors.iter().map(|(name, block)| (name.as_str(), block.label()).1).collect();
+        let names: Vec<&str> = attestors.iter().map(|(name, block)| (*name, block.label()).1).collect();
         assert_eq!(names, ["unix", "docker"]);
         assert_eq!(attestors[1].1.bool("enabled"), Some(false));
         assert!(attestors[0].1.block("plugin_data").is_present());
@@ -348,7 +388,10 @@ telemetry { labels { x = "1" y = 2 } }
         let addresses: Vec<String> =
             telemetry.blocks("DogStatsd").iter().map(|b: &Block<'_>| b.required_string("address")).collect();
         assert_eq!(addresses, ["a", "b"]);
-        assert_eq!(telemetry.string_map("labels").unwrap()["y"], "2");
+        let labels = telemetry.block("labels");
+        labels.ignore_all();
+        assert_eq!(labels.keys().collect::<Vec<_>>(), ["x", "y"]);
+        labels.finish();
         telemetry.finish();
         plugins.finish();
     });

@@ -155,12 +155,15 @@ impl Bundle {
         if der.len() > MAX_BUNDLE_BYTES {
             return Err(BadBundle::TooLong { trust_domain, len: der.len() });
         }
-        match split(der) {
-            Ok(certificates) => Self::from_certificates(trust_domain, certificates),
-            Err((index, cause)) => {
-                Err(BadBundle::Certificate { trust_domain, index, cause: BadCertificate::Malformed(cause) })
-            }
+        let certificates = match split(der) {
+            Ok(certificates) => certificates,
+            Err((index, cause)) => return Err(BadBundle::Certificate { trust_domain, index, cause }),
+        };
+        if certificates.is_empty() {
+            return Err(BadBundle::NoCertificate { trust_domain });
         }
+        let authorities = certificates.into_iter().map(|der| X509Authority { der, tainted: false });
+        Ok(Self { x509_authorities: unique(authorities.collect()), ..Self::new(trust_domain) })
     }
 
     fn from_certificates(trust_domain: TrustDomain, certificates: Vec<Vec<u8>>) -> Result<Self, BadBundle> {
@@ -213,18 +216,25 @@ impl Bundle {
     }
 }
 
-/// Cuts concatenated DER into its elements; the error names the element.
-fn split(der: &[u8]) -> Result<Vec<Vec<u8>>, (usize, der::Error)> {
+/// Cuts concatenated DER into certificates; the error names the element. Each is read before the next is looked at: of
+/// elements that are no certificates nothing is kept.
+fn split(der: &[u8]) -> Result<Vec<Vec<u8>>, (usize, BadCertificate)> {
     let mut certificates = Vec::new();
-    let mut cursor = Cursor::new(der).map_err(|cause| (0, cause))?;
+    let mut cursor = Cursor::new(der).map_err(|cause| (0, BadCertificate::Malformed(cause)))?;
     while !cursor.is_finished() {
-        let element = cursor.expect(der::Tag::Sequence).map_err(|cause| (certificates.len(), cause))?;
+        let index = certificates.len();
+        let element =
+            cursor.expect(der::Tag::Sequence).map_err(|cause| (index, BadCertificate::Malformed(cause)))?;
+        Certificate::parse(element.raw).map_err(|cause| (index, cause))?;
         certificates.push(element.raw.to_vec());
     }
     Ok(certificates)
 }
 
-pub(crate) fn unique<T: Clone + Eq + std::hash::Hash>(items: Vec<T>) -> Vec<T> {
+pub(crate) fn unique<T: Eq + std::hash::Hash>(mut items: Vec<T>) -> Vec<T> {
     let mut seen = std::collections::HashSet::new();
-    items.into_iter().filter(|item| seen.insert(item.clone())).collect()
+    let firsts: Vec<bool> = items.iter().map(|item| seen.insert(item)).collect();
+    let mut firsts = firsts.into_iter();
+    items.retain(|_| firsts.next().unwrap_or(true));
+    items
 }

@@ -5,12 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
-use crate::bundle::{BadBundle, Bundle, JwtAuthority, MAX_BUNDLE_BYTES, X509Authority, unique};
-use crate::jwk::{self, BadJwk};
+use crate::bundle::{BadBundle, Bundle, JwtAuthority, MAX_BUNDLE_BYTES};
+use crate::jwk;
 use crate::{BadSpiffeId, TrustDomain, json};
 
-const X509_USE: &str = "x509-svid";
-const JWT_USE: &str = "jwt-svid";
+mod read;
+
+use read::{DocumentReader, MapReader};
+
+pub(crate) const X509_USE: &str = "x509-svid";
+pub(crate) const JWT_USE: &str = "jwt-svid";
 
 /// Largest bundle map that is read, in bytes.
 pub const MAX_BUNDLE_MAP_BYTES: usize = 64 * 1024 * 1024;
@@ -54,17 +58,27 @@ pub fn bundles_from_map(document: &[u8]) -> Result<BTreeMap<TrustDomain, Bundle>
     if document.len() > MAX_BUNDLE_MAP_BYTES {
         return Err(BadBundleMap::TooLong { len: document.len() });
     }
-    let value = json::parse(document).map_err(BadBundleMap::Json)?;
-    let Some(Value::Object(members)) = value.get("trust_domains") else { return Err(BadBundleMap::Shape) };
+    json::check(document).map_err(BadBundleMap::Json)?;
+    // Looked through first: of a map that is refused, one bundle is held at a time.
+    each_of_map(document, |_, _| ())?;
     let mut bundles = BTreeMap::new();
-    for (name, bundle) in members {
-        let trust_domain = TrustDomain::new(name)
-            .map_err(|cause| BadBundleMap::TrustDomain { name: name.escape_default().to_string(), cause })?;
-        let mut bundle = Bundle::from_value(trust_domain.clone(), bundle)?;
+    each_of_map(document, |trust_domain, mut bundle| {
         bundle.refresh_hint = 0;
         bundles.insert(trust_domain, bundle);
-    }
+    })?;
     Ok(bundles)
+}
+
+/// Reads one bundle of the map after the other.
+fn each_of_map(document: &[u8], each: impl FnMut(TrustDomain, Bundle)) -> Result<(), BadBundleMap> {
+    let mut reader = MapReader { each, fault: None, found: false };
+    let read = json::read(document, &mut reader);
+    match (reader.fault, read) {
+        (Some(fault), _) => Err(fault),
+        (None, Err(cause)) => Err(BadBundleMap::Json(cause)),
+        (None, Ok(())) if !reader.found => Err(BadBundleMap::Shape),
+        (None, Ok(())) => Ok(()),
+    }
 }
 
 /// Writes a bundle map, without refresh hints.
@@ -91,61 +105,12 @@ impl Bundle {
         if document.len() > MAX_BUNDLE_BYTES {
             return Err(BadBundle::TooLong { trust_domain, len: document.len() });
         }
-        match json::parse(document) {
-            Ok(value) => Self::from_value(trust_domain, &value),
-            Err(cause) => Err(BadBundle::Json { trust_domain, cause }),
+        if let Err(cause) = json::check(document) {
+            return Err(BadBundle::Json { trust_domain, cause });
         }
-    }
-
-    fn from_value(trust_domain: TrustDomain, document: &Value) -> Result<Self, BadBundle> {
-        let mut bundle = Self::new(trust_domain);
-        let td = || bundle.trust_domain.clone();
-        let shape = |reason| BadBundle::Shape { trust_domain: td(), reason };
-        let sequence_number = match document.get("spiffe_sequence") {
-            None => 0,
-            Some(number) => {
-                number.as_u64().ok_or_else(|| shape("spiffe_sequence is not an integer from 0 to 2^64-1"))?
-            }
-        };
-        let refresh_hint = match document.get("spiffe_refresh_hint") {
-            None => 0,
-            Some(hint) => hint
-                .as_i64()
-                .filter(|hint| *hint >= 0)
-                .ok_or_else(|| shape("spiffe_refresh_hint is not a number of seconds"))?,
-        };
-        let Some(Value::Array(keys)) = document.get("keys") else {
-            return Err(shape("it has no array \"keys\""));
-        };
-        let (mut x509_authorities, mut jwt_authorities) = (Vec::new(), Vec::new());
-        for (index, key) in keys.iter().enumerate() {
-            let wrong = |cause| BadBundle::Key { trust_domain: td(), index, cause };
-            let Value::Object(key) = key else { return Err(wrong(BadJwk::NoObject)) };
-            match key.get("use").and_then(Value::as_str) {
-                Some(X509_USE) => {
-                    if let Some(der) = jwk::certificate(key).map_err(wrong)? {
-                        x509_authorities.push(X509Authority { der, tainted: false });
-                    }
-                }
-                Some(JWT_USE) => {
-                    if let Some((key_id, spki_der)) = jwk::jwt_key(key).map_err(wrong)? {
-                        jwt_authorities.push(JwtAuthority {
-                            key_id,
-                            spki_der,
-                            expires_at: 0,
-                            tainted: false,
-                        });
-                    }
-                }
-                _ => {}
-            }
-        }
-        bundle.sequence_number = sequence_number;
-        bundle.refresh_hint = refresh_hint;
-        bundle.x509_authorities = unique(x509_authorities);
-        bundle.jwt_authorities = unique(jwt_authorities);
-        bundle.check_key_ids()?;
-        Ok(bundle)
+        let mut reader = DocumentReader::new(trust_domain.clone());
+        let read = json::read(document, &mut reader);
+        reader.finish(read.map_err(|cause| BadBundle::Json { trust_domain, cause }))
     }
 
     /// The SPIFFE bundle document: a JWK Set with `use`, sequence and refresh hint. An authority whose key
@@ -190,7 +155,7 @@ impl Bundle {
         self.jwt_authorities.iter().filter(move |key| seen.insert(key.key_id.as_str()))
     }
 
-    fn check_key_ids(&self) -> Result<(), BadBundle> {
+    pub(crate) fn check_key_ids(&self) -> Result<(), BadBundle> {
         let mut seen = BTreeSet::new();
         match self.jwt_authorities.iter().find(|key| !seen.insert(key.key_id.as_str())) {
             Some(key) => Err(BadBundle::DuplicateKeyId {

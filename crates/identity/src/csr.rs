@@ -130,8 +130,24 @@ fn requested_extensions(attributes: &[u8]) -> Result<Extensions, BadCsr> {
 /// with the key's algorithm and hand the signature to [`assemble_csr`].
 #[must_use]
 pub fn csr_to_be_signed(subject_der: &[u8], spki_der: &[u8], uri: Option<&str>) -> Vec<u8> {
-    let request = uri.map(|uri| {
-        let names = asn1::element(asn1::SEQUENCE, &[&asn1::element(0x86, &[uri.as_bytes()])]);
+    csr_to_be_signed_with_names(subject_der, spki_der, &[], uri)
+}
+
+/// As [`csr_to_be_signed`], asking for DNS names too; names are written as they are, judging them is the
+/// issuer's.
+#[must_use]
+pub fn csr_to_be_signed_with_names(
+    subject_der: &[u8],
+    spki_der: &[u8],
+    dns_names: &[String],
+    uri: Option<&str>,
+) -> Vec<u8> {
+    let mut names: Vec<Vec<u8>> =
+        dns_names.iter().map(|name| asn1::element(0x82, &[name.as_bytes()])).collect();
+    names.extend(uri.map(|uri| asn1::element(0x86, &[uri.as_bytes()])));
+    let request = (!names.is_empty()).then(|| {
+        let names: Vec<&[u8]> = names.iter().map(Vec::as_slice).collect();
+        let names = asn1::element(asn1::SEQUENCE, &names);
         let extension = asn1::element(
             asn1::SEQUENCE,
             &[

@@ -18,8 +18,8 @@ pub enum BadDnsName {
     /// A `*` anywhere but alone in the first label, or more than one.
     #[error("a wildcard stands alone in the first label (\"*.example.org\") and occurs once")]
     Wildcard,
-    /// An empty label, or one with a character outside `[a-z0-9-]`, or a hyphen at its edge.
-    #[error("label {label:?} is not made of a-z 0-9 and inner hyphens")]
+    /// An empty label, or one with a character outside `[A-Za-z0-9_-]`, or a hyphen at its edge.
+    #[error("label {label:?} is not made of letters, digits, underscores and inner hyphens")]
     Label {
         /// The label, escaped.
         label: String,
@@ -32,8 +32,9 @@ pub enum BadDnsName {
     },
 }
 
-/// Judges one DNS name: lower-case letter-digit-hyphen labels, at most one wildcard as first label, no
-/// trailing dot. International names come in their `xn--` form.
+/// Judges one DNS name: letter-digit-hyphen labels, at most one wildcard as first label, no trailing dot.
+/// Underscores are no part of host names (RFC 1123 2.1), but SPIRE takes them, names of services have them, and
+/// verifiers compare them like any other character. International names come in their `xn--` form.
 ///
 /// # Errors
 /// See [`BadDnsName`].
@@ -55,7 +56,7 @@ pub fn check_dns_name(name: &str) -> Result<(), BadDnsName> {
         if label.len() > 63 {
             return Err(BadDnsName::TooLong);
         }
-        let fits = label.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
+        let fits = label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
         // A double hyphen at places three and four is reserved for encodings such as xn-- (RFC 5891 4.2.3.1).
         let reserved = label.get(2..4) == Some("--") && !label.starts_with("xn--");
         if label.is_empty() || !fits || label.starts_with('-') || label.ends_with('-') || reserved {

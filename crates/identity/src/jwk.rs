@@ -6,11 +6,14 @@ use serde_json::{Map, Value, json};
 
 use crate::asn1;
 use crate::certificate::{BadCertificate, Certificate};
+use crate::json::{Fields, Member};
 use crate::key::{BadPublicKey, PublicKey, PublicKeyKind, RsaKey};
 use crate::oid;
 
 /// Longest key id that is read, in bytes.
 pub const MAX_KEY_ID_BYTES: usize = 1024;
+/// Longest number of a key that is decoded, in characters of base64.
+const MAX_MEMBER_BYTES: usize = 4096;
 
 /// Why an entry of a bundle cannot be used although its use is known.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -39,29 +42,54 @@ pub enum BadJwk {
     KeyMismatch,
 }
 
+/// The members of an entry that are looked at, as text or not; all others are read over.
+pub(crate) struct Entry<'de> {
+    members: [Option<Member<'de>>; MEMBERS.len()],
+}
+
+const MEMBERS: [&str; 9] = ["use", "kty", "kid", "x5c", "crv", "x", "y", "n", "e"];
+
+impl<'de> Entry<'de> {
+    /// How an entry is read; none when it is no object.
+    pub(crate) const FIELDS: Fields<{ MEMBERS.len() }> = Fields(MEMBERS);
+
+    pub(crate) fn new(members: [Option<Member<'de>>; MEMBERS.len()]) -> Self {
+        Self { members }
+    }
+
+    fn member(&self, name: &str) -> Option<&Member<'de>> {
+        MEMBERS
+            .iter()
+            .zip(&self.members)
+            .find(|(known, _)| **known == name)
+            .and_then(|(_, member)| member.as_ref())
+    }
+
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+        self.member(name).and_then(Member::as_str)
+    }
+}
+
 /// Key types the standards know; entries of other types are skipped.
-fn is_known_type(key: &Map<String, Value>) -> bool {
-    matches!(key.get("kty").and_then(Value::as_str), Some("EC" | "RSA"))
+fn is_known_type(key: &Entry<'_>) -> bool {
+    matches!(key.text("kty"), Some("EC" | "RSA"))
 }
 
 /// The CA certificate of an `x509-svid` entry; none when the entry must be ignored (X509-SVID 6.2).
-pub(crate) fn certificate(key: &Map<String, Value>) -> Result<Option<Vec<u8>>, BadJwk> {
+pub(crate) fn certificate(key: &Entry<'_>) -> Result<Option<Vec<u8>>, BadJwk> {
     if !is_known_type(key) {
         return Ok(None);
     }
-    let first = match key.get("x5c") {
-        None => return Ok(None),
-        Some(Value::Array(values)) => match values.first() {
-            None => return Ok(None),
-            Some(first) => first.as_str(),
-        },
+    let first = match key.member("x5c") {
+        None | Some(Member::List { len: 0, .. }) => return Ok(None),
+        Some(Member::List { first, .. }) => first.as_deref(),
         Some(_) => None,
     };
     let text = first.ok_or(BadJwk::Member { member: "x5c" })?;
     let Ok(der) = STANDARD.decode(text) else { return Err(BadJwk::Member { member: "x5c" }) };
     let certificate = Certificate::parse(&der)?;
     // The members beside x5c may be left out, but must not contradict it.
-    if ["crv", "x", "y", "n", "e"].iter().any(|member| key.contains_key(*member))
+    if ["crv", "x", "y", "n", "e"].iter().any(|member| key.member(member).is_some())
         && spki(key)? != certificate.spki_der
     {
         return Err(BadJwk::KeyMismatch);
@@ -70,11 +98,11 @@ pub(crate) fn certificate(key: &Map<String, Value>) -> Result<Option<Vec<u8>>, B
 }
 
 /// Key id and `SubjectPublicKeyInfo` of a `jwt-svid` entry; none when the key's type is not known.
-pub(crate) fn jwt_key(key: &Map<String, Value>) -> Result<Option<(String, Vec<u8>)>, BadJwk> {
+pub(crate) fn jwt_key(key: &Entry<'_>) -> Result<Option<(String, Vec<u8>)>, BadJwk> {
     if !is_known_type(key) {
         return Ok(None);
     }
-    let key_id = key.get("kid").and_then(Value::as_str).unwrap_or_default();
+    let key_id = key.text("kid").unwrap_or_default();
     if key_id.is_empty() || key_id.len() > MAX_KEY_ID_BYTES {
         return Err(BadJwk::KeyId);
     }
@@ -84,19 +112,20 @@ pub(crate) fn jwt_key(key: &Map<String, Value>) -> Result<Option<(String, Vec<u8
 }
 
 /// `SubjectPublicKeyInfo` of an EC or RSA key's members.
-fn spki(key: &Map<String, Value>) -> Result<Vec<u8>, BadJwk> {
+fn spki(key: &Entry<'_>) -> Result<Vec<u8>, BadJwk> {
     let bytes = |member: &'static str| {
-        key.get(member)
-            .and_then(Value::as_str)
+        key.text(member)
+            // No key that is accepted comes near this; what is longer need not be decoded to be refused.
+            .filter(|text| text.len() <= MAX_MEMBER_BYTES)
             .and_then(|text| URL_SAFE_NO_PAD.decode(text).ok())
             .ok_or(BadJwk::Member { member })
     };
-    if key.get("kty").and_then(Value::as_str) == Some("RSA") {
+    if key.text("kty") == Some("RSA") {
         let (n, e) = (asn1::integer(&bytes("n")?), asn1::integer(&bytes("e")?));
         let rsa = asn1::element(asn1::SEQUENCE, &[&n, &e]);
         return Ok(key_info(oid::RSA_ENCRYPTION, &[0x05, 0x00], &rsa));
     }
-    let (curve, len) = match key.get("crv").and_then(Value::as_str) {
+    let (curve, len) = match key.text("crv") {
         Some("P-256") => (oid::P256, 32),
         Some("P-384") => (oid::P384, 48),
         Some("P-521") => (oid::P521, 66),

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
 use crate::bundle::Bundle;
+use crate::json::{Fields, Member};
 use crate::jwt::JwtAlgorithm;
 use crate::key::PublicKey;
 use crate::{BadSpiffeId, SpiffeId, TrustDomain, json};
@@ -168,16 +169,20 @@ pub fn verify_jwt_svid<A: AsRef<str>, B: Borrow<Bundle>>(
     if header.is_empty() || claims.is_empty() || claims.contains('.') || signature.is_empty() {
         return Err(BadJwtSvid::NotCompact);
     }
-    let (algorithm, key_id) = read_header(&object("header", header)?)?;
-    let claims = object("claims", claims)?;
+    let (algorithm, key_id) = read_header(&decode("header", header)?)?;
+    // Until the signature is verified only the subject is read: a tree of all claims is for those we trust.
+    let claims = decode("claims", claims)?;
+    let [subject] = fields("claims", &claims, Fields(["sub"]))?;
+    let subject = subject.as_ref().and_then(Member::as_str).ok_or(BadJwtSvid::NoSubject)?;
+    let id: SpiffeId = subject.parse()?;
     let signature = decode("signature", signature)?;
 
-    let id: SpiffeId = claims.get("sub").and_then(Value::as_str).ok_or(BadJwtSvid::NoSubject)?.parse()?;
     let trust_domain = id.trust_domain();
     let bundle = bundles(&trust_domain).filter(|bundle| bundle.borrow().trust_domain == trust_domain);
     let Some(bundle) = bundle else { return Err(BadJwtSvid::NoBundle { id, trust_domain }) };
     let message = signing_input.as_bytes();
     let key_id = signed_by(bundle.borrow(), &id, key_id, algorithm, message, &signature)?;
+    let claims = object("claims", &claims)?;
 
     let expires_at = match time(&claims, "exp") {
         Ok(Some(at)) => at,
@@ -203,8 +208,18 @@ fn decode(part: &'static str, text: &str) -> Result<Vec<u8>, BadJwtSvid> {
     URL_SAFE_NO_PAD.decode(text).ok().ok_or(BadJwtSvid::Base64 { part })
 }
 
-fn object(part: &'static str, text: &str) -> Result<Map<String, Value>, BadJwtSvid> {
-    match json::parse(&decode(part, text)?) {
+/// The known members of a part that is an object without duplicate names.
+fn fields<'de, const N: usize>(
+    part: &'static str,
+    text: &'de [u8],
+    fields: Fields<N>,
+) -> Result<[Option<Member<'de>>; N], BadJwtSvid> {
+    let read = json::check(text).and_then(|()| json::read(text, fields));
+    read.map_err(|cause| BadJwtSvid::Json { part, cause })?.ok_or(BadJwtSvid::NoObject { part })
+}
+
+fn object(part: &'static str, text: &[u8]) -> Result<Map<String, Value>, BadJwtSvid> {
+    match json::parse(text) {
         Ok(Value::Object(object)) => Ok(object),
         Ok(_) => Err(BadJwtSvid::NoObject { part }),
         Err(cause) => Err(BadJwtSvid::Json { part, cause }),
@@ -212,17 +227,18 @@ fn object(part: &'static str, text: &str) -> Result<Map<String, Value>, BadJwtSv
 }
 
 /// Algorithm and key id. Keys and key addresses in the header (`jwk`, `jku`, `x5c`) are never looked at.
-fn read_header(header: &Map<String, Value>) -> Result<(JwtAlgorithm, Option<String>), BadJwtSvid> {
-    let algorithm = header.get("alg").and_then(Value::as_str).and_then(JwtAlgorithm::from_name);
+fn read_header(header: &[u8]) -> Result<(JwtAlgorithm, Option<String>), BadJwtSvid> {
+    let [alg, typ, crit, kid] = fields("header", header, Fields(["alg", "typ", "crit", "kid"]))?;
+    let algorithm = alg.as_ref().and_then(Member::as_str).and_then(JwtAlgorithm::from_name);
     let algorithm = algorithm.ok_or(BadJwtSvid::Algorithm)?;
-    match header.get("typ").map(Value::as_str) {
+    match typ.as_ref().map(Member::as_str) {
         None | Some(Some("JWT" | "JOSE")) => {}
         Some(_) => return Err(BadJwtSvid::Type),
     }
-    if header.contains_key("crit") {
+    if crit.is_some() {
         return Err(BadJwtSvid::Critical);
     }
-    match header.get("kid").map(Value::as_str) {
+    match kid.as_ref().map(Member::as_str) {
         None => Ok((algorithm, None)),
         Some(Some(key_id)) if !key_id.is_empty() => Ok((algorithm, Some(key_id.to_owned()))),
         Some(_) => Err(BadJwtSvid::KeyId),

@@ -26,7 +26,9 @@ mod x509_svid;
 pub use bundle::{BadBundle, Bundle, JwtAuthority, MAX_BUNDLE_BYTES, X509Authority};
 pub use bundle_jwks::{BadBundleMap, MAX_BUNDLE_MAP_BYTES, bundles_from_map, bundles_to_map};
 pub use certificate::{BadCertificate, Certificate, MAX_CERTIFICATE_BYTES};
-pub use csr::{BadCsr, Csr, MAX_CSR_BYTES, MAX_CSR_NAMES, assemble_csr, csr_to_be_signed};
+pub use csr::{
+    BadCsr, Csr, MAX_CSR_BYTES, MAX_CSR_NAMES, assemble_csr, csr_to_be_signed, csr_to_be_signed_with_names,
+};
 pub use dns_name::{BadDnsName, MAX_DNS_NAME_BYTES, check_dns_name, check_dns_names};
 pub use extensions::{
     AlternativeNames, BasicConstraints, ExtendedKeyUsage, ExtensionFault, Extensions, KeyUsage,
@@ -41,7 +43,7 @@ pub use key::{
     BadPublicKey, MAX_RSA_BITS, MIN_RSA_BITS, PublicKeyKind, SignatureAlgorithm, check_public_key,
     subject_key_id,
 };
-pub use name::DistinguishedName;
+pub use name::{DistinguishedName, name_text};
 pub use pem::{BadPem, MAX_PEM_BYTES, pem_decode, pem_encode};
 pub use selector::{BadSelector, Selector};
 pub use spiffe_id::{BadSpiffeId, MAX_ID_BYTES, MAX_TRUST_DOMAIN_BYTES, SpiffeId, TrustDomain};

@@ -54,6 +54,65 @@ impl DistinguishedName {
     }
 }
 
+/// A `Name` as text (RFC 2253): the last relative name first, `O=SPIRE,C=US`. Attributes without a short name,
+/// and values that are no text, are written as `1.2.3.4=#hex`. Nothing when the bytes are no `Name`.
+#[must_use]
+pub fn name_text(name_der: &[u8]) -> Option<String> {
+    let mut relative = Vec::new();
+    let mut names = Cursor::only_sequence(name_der).ok()?;
+    while !names.is_finished() {
+        let mut pairs = Cursor::new(names.expect(Tag::Set).ok()?.value).ok()?;
+        let mut texts = Vec::new();
+        while !pairs.is_finished() {
+            let mut pair = pairs.sequence().ok()?;
+            let kind = pair.expect(Tag::ObjectIdentifier).ok()?.value;
+            let value = pair.next().ok()?;
+            pair.finish().ok()?;
+            texts.push(pair_text(kind, value));
+        }
+        relative.push(texts.join("+"));
+    }
+    relative.reverse();
+    Some(relative.join(","))
+}
+
+fn pair_text(kind: &[u8], value: asn1::Element<'_>) -> String {
+    let short = match kind {
+        oid::COUNTRY => Some("C"),
+        oid::ORGANIZATION => Some("O"),
+        oid::ORGANIZATIONAL_UNIT => Some("OU"),
+        oid::LOCALITY => Some("L"),
+        oid::STATE => Some("ST"),
+        oid::STREET => Some("STREET"),
+        oid::POSTAL_CODE => Some("POSTALCODE"),
+        oid::COMMON_NAME => Some("CN"),
+        oid::SERIAL_NUMBER => Some("SERIALNUMBER"),
+        _ => None,
+    };
+    let is_text = matches!(value.tag, Tag::Utf8String | Tag::PrintableString | Tag::Ia5String);
+    match (short, std::str::from_utf8(value.value)) {
+        (Some(short), Ok(text)) if is_text => format!("{short}={}", escaped(text)),
+        _ => {
+            let hex: String = value.raw.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("{}=#{hex}", oid::dotted(kind))
+        }
+    }
+}
+
+/// What RFC 2253 2.4 escapes.
+fn escaped(text: &str) -> String {
+    let last = text.chars().count().saturating_sub(1);
+    let mut out = String::with_capacity(text.len());
+    for (at, c) in text.chars().enumerate() {
+        let special = matches!(c, ',' | '+' | '"' | '\\' | '<' | '>' | ';');
+        if special || (c == '#' && at == 0) || (c == ' ' && (at == 0 || at == last)) {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out
+}
+
 /// Whether the bytes are a `Name` (RFC 5280 4.1.2.4): sets of pairs of type and value.
 pub(crate) fn check(name_der: &[u8]) -> der::Result<()> {
     let mut names = Cursor::only_sequence(name_der)?;
@@ -169,4 +228,27 @@ fn join(parts: &[Vec<u8>]) -> Vec<u8> {
 /// Whether a text fits PrintableString (X.680 41.4).
 fn printable(text: &str) -> bool {
     text.bytes().all(|b| b.is_ascii_alphanumeric() || b" '()+,-./:=?".contains(&b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_as_text() {
+        let name = DistinguishedName {
+            country: vec!["US".to_owned()],
+            organization: vec!["b, Inc".to_owned(), "a".to_owned()],
+            organizational_unit: vec![" x ".to_owned()],
+            common_name: "#1 \"é\"".to_owned(),
+            serial_number: "7".to_owned(),
+        };
+        let text = name_text(&name.to_der()).unwrap();
+        assert_eq!(text, r#"SERIALNUMBER=7,CN=\#1 \"é\",OU=\ x\ ,O=a+O=b\, Inc,C=US"#);
+        let other = relative_name(&[0x2a, 0x03], &["a".to_owned()]);
+        assert_eq!(name_text(&join(&[other])).unwrap(), "1.2.3=#130161");
+        assert_eq!(name_text(&DistinguishedName::default_svid().to_der()).unwrap(), "O=SPIRE,C=US");
+        assert_eq!(name_text(&[]), None);
+        assert_eq!(name_text(&[0x30, 0x02, 0x31, 0x05]), None);
+    }
 }

@@ -1,43 +1,12 @@
 //! Command-line habits of both binaries: SPIRE's flags with one dash or two, pretty or JSON output.
 
-use std::ffi::OsString;
+mod args;
+
 use std::fmt;
 use std::io::{self, Write};
 use std::str::FromStr;
 
-/// Rewrites Go-style flags for clap: `-spiffeID x`, `--spiffeID x`, `-spiffeID=x` and `--spiffeID=x` all become the two-dash form.
-///
-/// One dash and one letter (`-h`) stay as they are, so do `-`, negative numbers and everything after `--`. A value that itself starts
-/// with a dash and a letter must be written `-flag=-value`. Boolean flags that should also take `-downstream=false` are declared with
-/// `num_args(0..=1)`, `require_equals(true)` and `default_missing_value("true")`.
-pub fn normalise_args(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    let mut rest_is_plain = false;
-    args.into_iter()
-        .enumerate()
-        .map(|(i, arg)| {
-            // The first argument is the program.
-            if i == 0 || rest_is_plain {
-                return arg;
-            }
-            let bytes = arg.as_encoded_bytes();
-            if bytes == b"--" {
-                rest_is_plain = true;
-                return arg;
-            }
-            let name = match bytes.strip_prefix(b"-") {
-                Some(name) if !name.starts_with(b"-") => name,
-                _ => return arg,
-            };
-            let end = name.iter().position(|b| *b == b'=').unwrap_or(name.len());
-            if end < 2 || !name.first().is_some_and(u8::is_ascii_alphabetic) {
-                return arg;
-            }
-            let mut long = OsString::from("-");
-            long.push(&arg);
-            long
-        })
-        .collect()
-}
+pub use args::{Refused, parse};
 
 /// `-output pretty|json`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -141,27 +110,6 @@ pub fn print_json(value: &serde_json::Value) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn go_flags_become_long_flags() {
-        for (given, expected) in [
-            ("p -spiffeID x", "p --spiffeID x"),
-            ("p --spiffeID x", "p --spiffeID x"),
-            ("p -spiffeID=x", "p --spiffeID=x"),
-            ("p --spiffeID=-x", "p --spiffeID=-x"),
-            ("p -id x -h -- -path y", "p --id x -h -- -path y"),
-            ("p entry create -data -", "p entry create --data -"),
-            ("p -ttl -5 -x=1", "p --ttl -5 -x=1"),
-            ("p -x509SVIDTTL 5 unix:uid:1000", "p --x509SVIDTTL 5 unix:uid:1000"),
-            ("-odd -path", "-odd --path"),
-        ] {
-            let args = given.split(' ').map(OsString::from);
-            let out: Vec<String> =
-                normalise_args(args).into_iter().map(|a| a.into_string().unwrap()).collect();
-            assert_eq!(out.join(" "), expected);
-        }
-        assert!(normalise_args([]).is_empty());
-    }
 
     #[test]
     fn output_for_people() {

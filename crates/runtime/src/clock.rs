@@ -84,6 +84,13 @@ impl ManualClock {
     pub fn sleepers(&self) -> usize {
         self.state.receiver_count()
     }
+
+    /// Waits until so many pauses, or more, are waiting. Time does not pass meanwhile.
+    pub async fn until_asleep(&self, sleepers: usize) {
+        while self.sleepers() < sleepers {
+            tokio::task::yield_now().await;
+        }
+    }
 }
 
 impl Clock for ManualClock {
@@ -116,16 +123,12 @@ mod tests {
                 clock.now()
             })
         };
-        while clock.sleepers() == 0 {
-            tokio::task::yield_now().await;
-        }
+        clock.until_asleep(1).await;
         clock.advance(Duration::from_secs(9));
         tokio::task::yield_now().await;
         assert!(!sleeper.is_finished());
         clock.advance(Duration::from_secs(1));
-        while clock.sleepers() == 0 {
-            tokio::task::yield_now().await;
-        }
+        clock.until_asleep(1).await;
         // The wall clock jumps past the goal: noticed at the next look.
         clock.set(SystemTime::UNIX_EPOCH + Duration::from_secs(500));
         clock.advance(LOOK_AGAIN);

@@ -3,6 +3,7 @@
 
 mod format;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -43,7 +44,11 @@ impl FromStr for LogFormat {
 /// `log_level`, by SPIRE's names without regard to letter case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum LogLevel {
-    /// Failures (also under SPIRE's names `panic` and `fatal`).
+    /// SPIRE's most severe level. Failures are logged nevertheless: nothing hides them here.
+    Panic,
+    /// SPIRE's second most severe level; as [`LogLevel::Panic`].
+    Fatal,
+    /// Failures.
     Error,
     /// What an operator should look at.
     Warn,
@@ -59,7 +64,7 @@ pub enum LogLevel {
 impl LogLevel {
     fn filter(self) -> Targets {
         let own = match self {
-            Self::Error => LevelFilter::ERROR,
+            Self::Panic | Self::Fatal | Self::Error => LevelFilter::ERROR,
             Self::Warn => LevelFilter::WARN,
             Self::Info => LevelFilter::INFO,
             Self::Debug => LevelFilter::DEBUG,
@@ -67,9 +72,7 @@ impl LogLevel {
         };
         // Libraries below us may log what peers sent; they speak up only with `trace`.
         let others = if self == Self::Trace { LevelFilter::DEBUG } else { own.min(LevelFilter::WARN) };
-        // The server's audit lines have a switch of their own; a quiet log must not lose them.
-        let audit = own.max(LevelFilter::INFO);
-        Targets::new().with_target("hardroot", own).with_target("audit", audit).with_default(others)
+        Targets::new().with_target("hardroot", own).with_default(others)
     }
 }
 
@@ -77,7 +80,9 @@ impl FromStr for LogLevel {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         match text.to_ascii_lowercase().as_str() {
-            "panic" | "fatal" | "error" => Ok(Self::Error),
+            "panic" => Ok(Self::Panic),
+            "fatal" => Ok(Self::Fatal),
+            "error" => Ok(Self::Error),
             "warn" | "warning" => Ok(Self::Warn),
             "info" => Ok(Self::Info),
             "debug" => Ok(Self::Debug),
@@ -90,6 +95,8 @@ impl FromStr for LogLevel {
 impl fmt::Display for LogLevel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Panic => "panic",
+            Self::Fatal => "fatal",
             Self::Error => "error",
             Self::Warn => "warning",
             Self::Info => "info",
@@ -134,9 +141,13 @@ pub enum LogError {
     Gone,
 }
 
-/// What can be changed while running.
+/// A field of a line: its name, and a text, number or truth value.
+pub type LogField = (Cow<'static, str>, serde_json::Value);
+
+/// What can be changed while running, and the way to write lines that must not get lost.
 #[derive(Clone)]
 pub struct LogHandle {
+    format: LogFormat,
     filter: reload::Handle<Targets, Registry>,
     level: Arc<Mutex<LogLevel>>,
     start: LogLevel,
@@ -173,6 +184,21 @@ impl LogHandle {
         Ok(())
     }
 
+    /// How lines are written.
+    #[must_use]
+    pub fn format(&self) -> LogFormat {
+        self.format
+    }
+
+    /// Writes a line of level `info` whatever the level in force, with fields of any name, and says whether it
+    /// was written.
+    ///
+    /// # Errors
+    /// The output did not take the line.
+    pub fn write(&self, message: &str, fields: &[LogField]) -> io::Result<()> {
+        self.sink.line(format::line(self.format, "info", message, fields).as_bytes())
+    }
+
     /// Opens the log file anew (after SIGUSR2); nothing to do for other outputs.
     ///
     /// # Errors
@@ -189,7 +215,7 @@ enum Target {
     Buffer(Arc<Mutex<Vec<u8>>>),
 }
 
-/// Writes whole lines. A line that cannot be written is lost: a daemon does not end because its log is full.
+/// Writes whole lines.
 struct Sink {
     target: Target,
 }
@@ -216,8 +242,8 @@ impl Sink {
         Ok(())
     }
 
-    fn line(&self, line: &[u8]) {
-        let result = match &self.target {
+    fn line(&self, line: &[u8]) -> io::Result<()> {
+        match &self.target {
             Target::Stdout => io::stdout().lock().write_all(line),
             Target::Stderr => io::stderr().lock().write_all(line),
             Target::File(_, file) => file.lock().unwrap_or_else(PoisonError::into_inner).write_all(line),
@@ -225,8 +251,7 @@ impl Sink {
                 buffer.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(line);
                 Ok(())
             }
-        };
-        drop(result);
+        }
     }
 }
 
@@ -245,20 +270,35 @@ pub fn subscriber(
     level: LogLevel,
     output: LogOutput,
 ) -> Result<(impl Subscriber + Send + Sync + 'static, LogHandle), LogError> {
-    let sink = Arc::new(Sink::open(output)?);
-    let (filter, handle) = reload::Layer::new(level.filter());
-    let lines = Lines::new(format, Arc::clone(&sink));
-    let subscriber = Registry::default().with(lines.with_filter(filter));
-    let level_now = Arc::new(Mutex::new(level));
-    Ok((subscriber, LogHandle { filter: handle, level: level_now, start: level, sink }))
+    located(format, level, output, false)
 }
 
-/// Sets up logging for the whole process.
+fn located(
+    format: LogFormat,
+    level: LogLevel,
+    output: LogOutput,
+    source_location: bool,
+) -> Result<(impl Subscriber + Send + Sync + 'static, LogHandle), LogError> {
+    let sink = Arc::new(Sink::open(output)?);
+    let (filter, handle) = reload::Layer::new(level.filter());
+    let lines = Lines::new(format, Arc::clone(&sink), source_location);
+    let subscriber = Registry::default().with(lines.with_filter(filter));
+    let level_now = Arc::new(Mutex::new(level));
+    Ok((subscriber, LogHandle { format, filter: handle, level: level_now, start: level, sink }))
+}
+
+/// Sets up logging for the whole process. With `source_location` each line has a field `file` with the place in the
+/// source that wrote it (`log_source_location`).
 ///
 /// # Errors
 /// The log file cannot be opened, or logging is already set up.
-pub fn init(format: LogFormat, level: LogLevel, output: LogOutput) -> Result<LogHandle, LogError> {
-    let (subscriber, handle) = subscriber(format, level, output)?;
+pub fn init(
+    format: LogFormat,
+    level: LogLevel,
+    output: LogOutput,
+    source_location: bool,
+) -> Result<LogHandle, LogError> {
+    let (subscriber, handle) = located(format, level, output, source_location)?;
     tracing::subscriber::set_global_default(subscriber).map_err(|_already| LogError::Twice)?;
     Ok(handle)
 }
@@ -332,6 +372,41 @@ mod tests {
     }
 
     #[test]
+    fn lines_that_must_not_get_lost() {
+        let buffer = Buffer::default();
+        let output = LogOutput::Buffer(Arc::clone(&buffer));
+        let (_, handle) = subscriber(LogFormat::Json, LogLevel::Error, output).unwrap();
+        let value = "a\"b\\ \u{7f}\u{202e}\n\u{1f600}";
+        handle
+            .write("API accessed", &[("type".into(), "audit".into()), ("key.0".into(), value.into())])
+            .unwrap();
+        let line = String::from_utf8(buffer.lock().unwrap().clone()).unwrap();
+        assert!(line.contains(r#""key.0":"a\"b\\ \u007f\u202e\n😀""#), "{line}");
+        let parsed: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(
+            (&parsed["type"], &parsed["key.0"], &parsed["msg"]),
+            (&"audit".into(), &value.into(), &"API accessed".into())
+        );
+
+        let full = LogOutput::File("/dev/full".into());
+        let (_, handle) = subscriber(LogFormat::Text, LogLevel::Info, full).unwrap();
+        handle.write("API accessed", &[]).unwrap_err();
+    }
+
+    #[test]
+    fn lines_say_where_they_come_from_when_asked() {
+        for (wanted, format) in [(true, LogFormat::Text), (true, LogFormat::Json), (false, LogFormat::Text)] {
+            let buffer = Buffer::default();
+            let output = LogOutput::Buffer(Arc::clone(&buffer));
+            let (subscriber, _) = located(format, LogLevel::Info, output, wanted).unwrap();
+            with_default(subscriber, || tracing::info!("here"));
+            let text = String::from_utf8(buffer.lock().unwrap().clone()).unwrap();
+            let told = text.contains("crates/runtime/src/logs.rs:");
+            assert_eq!(told, wanted, "{text}");
+        }
+    }
+
+    #[test]
     fn a_rotated_file_is_followed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("agent.log");
@@ -346,13 +421,15 @@ mod tests {
         assert!(std::fs::read_to_string(&path).unwrap().contains("msg=second"));
         assert!(std::fs::read_to_string(dir.path().join("agent.log.1")).unwrap().contains("msg=first"));
         let missing = LogOutput::File(dir.path().join("no/such.log"));
-        assert!(init(LogFormat::Json, LogLevel::Info, missing).is_err());
+        assert!(init(LogFormat::Json, LogLevel::Info, missing, false).is_err());
     }
 
     #[test]
     fn names() {
         assert_eq!("WARN".parse(), Ok(LogLevel::Warn));
-        assert_eq!("fatal".parse(), Ok(LogLevel::Error));
+        for name in ["panic", "fatal", "error", "warning", "info", "debug", "trace"] {
+            assert_eq!(name.parse::<LogLevel>().unwrap().to_string(), name);
+        }
         assert!("loud".parse::<LogLevel>().is_err());
         assert_eq!("JSON".parse(), Ok(LogFormat::Json));
         assert!("xml".parse::<LogFormat>().is_err());

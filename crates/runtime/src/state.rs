@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use aws_lc_rs::digest;
 use nix::libc;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
 /// The largest state file that is read, in bytes.
 pub const MAX_BYTES: u64 = 64 << 20;
@@ -84,7 +84,8 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), StateErr
     let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
     let temporary = dir.join(format!(".{name}.{}-{serial}.tmp", std::process::id()));
     let written = write_new(&temporary, bytes, mode)
-        .map_err(io_error("write", &temporary))
+        // The file that was wanted, not the one beside it that nobody knows.
+        .map_err(io_error("write", path))
         .and_then(|()| std::fs::rename(&temporary, path).map_err(io_error("replace", path)));
     if let Err(error) = written {
         // The first error is the one to tell; a leftover is overwritten by the next try of this name.
@@ -186,12 +187,26 @@ pub fn read_checked(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, StateErro
     if data.len() > MAX_BYTES {
         return Err(damaged("it is larger than 64 MiB"));
     }
-    let mut bytes = Zeroizing::new(Vec::new());
-    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(io_error("read", path))?;
-    match unseal(&bytes) {
-        Ok(payload) => Ok(Some(Zeroizing::new(payload.to_vec()))),
-        Err(why) => Err(damaged(why)),
-    }
+    let mut bytes = read_whole(file, data.len(), MAX_BYTES).map_err(io_error("read", path))?;
+    let header = bytes.len() - unseal(&bytes).map_err(damaged)?.len();
+    // In place, and the last copy of the payload's end that this leaves behind is wiped with the rest.
+    bytes.copy_within(header.., 0);
+    let payload = bytes.len() - header;
+    bytes.get_mut(payload..).unwrap_or_default().zeroize();
+    bytes.truncate(payload);
+    Ok(Some(bytes))
+}
+
+/// Reads a file of a known size into memory that never moves: a buffer that grows would leave copies behind that nobody wipes,
+/// and cost several times the file. A file that has grown meanwhile is read up to `largest` and one byte more.
+///
+/// # Errors
+/// The system refuses.
+pub fn read_whole(file: impl Read, size: u64, largest: u64) -> io::Result<Zeroizing<Vec<u8>>> {
+    let room = usize::try_from(size.min(largest)).unwrap_or(usize::MAX).saturating_add(1);
+    let mut bytes = Zeroizing::new(Vec::with_capacity(room));
+    file.take(largest.saturating_add(1)).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Sets a damaged file aside as `<name>.damaged-<n>` with the first free number, and returns that path for the log. At most 20 are

@@ -12,16 +12,21 @@ mod identity;
 mod key;
 mod listen;
 mod peer;
+mod through;
 mod verify;
 
 pub use bundles::{BundleSet, BundleSource};
-pub use config::{ServerTrust, client_config, client_config_at, server_config, server_config_at};
+pub use config::{
+    ServerTrust, TlsOptions, TlsPolicy, client_config, client_config_with, server_config,
+    server_config_showing, server_config_with,
+};
 pub use connect::{ConnectError, ConnectOptions, connect, refusal_of, uds_channel};
 pub use identity::{BadTlsIdentity, IdentitySlot, TlsIdentity};
 pub use key::RemoteKey;
 pub use listen::{
-    BoundSocket, Limits, ListenStats, LocalPeer, MendedAuthority, TlsConn, TlsIncoming, UdsConn, UdsError,
-    UdsIncoming, UdsLimits, bind_uds, tls_incoming, uds_incoming,
+    BadCidr, BadProxyHeader, BoundSocket, Cidr, Flood, Guarded, Limits, ListenStats, LocalPeer,
+    MendedAuthority, Parsed, Proxied, Throttle, TlsConn, TlsIncoming, UdsConn, UdsError, UdsIncoming,
+    UdsLimits, bind_uds, client_of, parse_proxy_header, tls_incoming, uds_incoming,
 };
 pub use peer::{PeerInfo, recheck};
 pub use verify::TrustError;

@@ -16,8 +16,10 @@ const JUDGED_FOR: Duration = Duration::from_secs(60);
 /// The peer of a connection. It is the request extension `Arc<PeerInfo>` of every RPC on it.
 #[derive(Debug)]
 pub struct PeerInfo {
-    /// Its address as observed.
+    /// Its address: as observed, or as a trusted proxy said.
     pub addr: SocketAddr,
+    /// The proxy that passed the connection on and said `addr`.
+    pub via: Option<SocketAddr>,
     /// The chain it showed, DER, leaf first; empty when it showed none.
     pub cert_chain: Vec<Vec<u8>>,
     /// The ID in its certificate, which was verified in the handshake; see [`recheck`] for later.
@@ -41,6 +43,7 @@ impl PeerInfo {
     pub fn anonymous(addr: SocketAddr) -> Self {
         Self {
             addr,
+            via: None,
             cert_chain: Vec::new(),
             id: None,
             leaf_serial: None,
@@ -62,6 +65,7 @@ impl PeerInfo {
         let (svid, bundle) = judge(&chain, bundles, now)?;
         Ok(Self {
             addr,
+            via: None,
             cert_chain: chain,
             id: Some(svid.id),
             leaf_serial: Some(svid.serial),
@@ -71,13 +75,18 @@ impl PeerInfo {
     }
 
     /// A peer whose `chain` rustls has just accepted; it is judged in full at the first [`recheck`].
-    pub(crate) fn from_handshake(addr: SocketAddr, chain: Vec<Vec<u8>>) -> Result<Self, TrustError> {
+    pub(crate) fn from_handshake(
+        addr: SocketAddr,
+        via: Option<SocketAddr>,
+        chain: Vec<Vec<u8>>,
+    ) -> Result<Self, TrustError> {
         if chain.is_empty() {
-            return Ok(Self::anonymous(addr));
+            return Ok(Self { via, ..Self::anonymous(addr) });
         }
         let svid = hardroot_identity::X509Svid::parse(chain).map_err(TrustError::NotSvid)?;
         Ok(Self {
             addr,
+            via,
             cert_chain: svid.chain,
             id: Some(svid.id),
             leaf_serial: Some(svid.serial),

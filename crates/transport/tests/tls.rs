@@ -10,7 +10,6 @@
 mod common;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
@@ -23,21 +22,24 @@ use hardroot_transport::{
     BundleSet, ConnectError, ConnectOptions, Limits, PeerInfo, RemoteKey, ServerTrust, TlsIdentity,
     TrustError, client_config, connect, recheck, server_config,
 };
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified};
-use rustls::{DigitallySignedStruct, HandshakeKind};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::HandshakeKind;
+use rustls::sign::SigningKey;
+use rustls_pki_types::SubjectPublicKeyInfoDer;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
 
-/// Waits until `done`, for a generous while.
-async fn until(what: &str, mut done: impl FnMut() -> bool) {
-    for _ in 0..3_000 {
-        if done() {
-            return;
+/// Tries until it works; each try is an event of its own, and all of them have a deadline.
+async fn at_last<T, E>(what: &str, mut attempt: impl AsyncFnMut() -> Result<T, E>) -> T {
+    let tries = async {
+        loop {
+            if let Ok(value) = attempt().await {
+                return value;
+            }
+            tokio::task::yield_now().await;
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("{what} did not happen");
+    };
+    tokio::time::timeout(Duration::from_secs(60), tries).await.unwrap_or_else(|_| panic!("{what}"))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -59,42 +61,6 @@ async fn both_sides_know_each_other_with_every_kind_of_key() {
     }
 }
 
-/// Accepts every server certificate, so that the server's half can be looked at alone.
-#[derive(Debug)]
-struct Gullible(rustls::crypto::WebPkiSupportedAlgorithms);
-
-impl rustls::client::danger::ServerCertVerifier for Gullible {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0)
-    }
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0)
-    }
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        self.0.supported_schemes()
-    }
-}
-
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
@@ -107,7 +73,7 @@ async fn a_client_that_knows_tls_1_2_only() {
         let server = Server::start(server_side, ca.bundles(), Limits::default()).await;
         let agent = slot(ca.identity_of(AGENT, kind, 2, 2100).await);
         let ours = client_config(id(SERVER), ServerTrust::Bundle(ca.bundles()), Some(agent));
-        let gullible = Gullible(provider().signature_verification_algorithms);
+        let gullible = common::Gullible::new();
         let mut old = rustls::ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS12])
             .unwrap()
@@ -208,7 +174,7 @@ async fn a_bad_client_certificate_is_refused_and_the_client_is_told_at_once() {
             Ok(_) => panic!("accepted"),
         }
     }
-    assert_eq!(server.stats.failed_handshakes.load(Ordering::Relaxed), 3);
+    common::counts(&server.stats.failed_handshakes, 3).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -273,7 +239,7 @@ async fn peers_that_never_finish_the_handshake_stop_nobody_and_are_closed() {
     for mut stream in silent {
         assert_eq!(stream.read(&mut [0; 64]).await.unwrap_or(0), 0, "closed without a word");
     }
-    assert_eq!(server.stats.failed_handshakes.load(Ordering::Relaxed), 100);
+    common::counts(&server.stats.failed_handshakes, 100).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -287,25 +253,16 @@ async fn connections_are_limited_per_address_and_a_closed_one_makes_room() {
     let second = server.connect(trust(), None).await.unwrap();
     call(&second).await.unwrap();
     assert!(server.connect(trust(), None).await.is_err());
-    assert_eq!(server.stats.refused.load(Ordering::Relaxed), 1);
+    common::counts(&server.stats.refused, 1).await;
     drop(first);
-    let mut third = None;
-    for _ in 0..500 {
-        match server.connect(trust(), None).await {
-            Ok(channel) => {
-                third = Some(channel);
-                break;
-            }
-            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
-        }
-    }
-    call(&third.expect("room after one has gone")).await.unwrap();
+    let third = at_last("room after one has gone", async || server.connect(trust(), None).await).await;
+    call(&third).await.unwrap();
 }
 
-/// Signs only once other tasks have made progress, as many as a 100 ms signature leaves time for.
+/// Signs only once another task has seen that a signature is wanted and lets it go.
 struct Patient {
     keys: MemoryKeyManager,
-    ticks: Arc<AtomicU64>,
+    wanted: mpsc::UnboundedSender<oneshot::Sender<()>>,
 }
 
 #[async_trait::async_trait]
@@ -323,10 +280,9 @@ impl KeyManager for Patient {
         self.keys.list().await
     }
     async fn sign(&self, id: &KeyId, scheme: SignatureScheme, digest: &Digest) -> Result<Vec<u8>, KeyError> {
-        let enough = self.ticks.load(Ordering::Relaxed) + 20;
-        let ticks = self.ticks.clone();
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        until("progress of others while a key signs", || ticks.load(Ordering::Relaxed) > enough).await;
+        let (go, gone) = oneshot::channel();
+        self.wanted.send(go).unwrap();
+        gone.await.unwrap();
         self.keys.sign(id, scheme, digest).await
     }
     async fn destroy(&self, id: &KeyId) -> Result<(), KeyError> {
@@ -337,15 +293,14 @@ impl KeyManager for Patient {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_slow_key_stalls_nobody_else_even_on_one_worker() {
     let ca = Ca::new("example.org");
-    let ticks: Arc<AtomicU64> = Arc::default();
-    let ticker = ticks.clone();
+    let (wanted, mut wishes) = mpsc::unbounded_channel::<oneshot::Sender<()>>();
+    // Runs on the one worker: if a signature held it, none would ever be let go.
     tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-            ticker.fetch_add(1, Ordering::Relaxed);
+        while let Some(go) = wishes.recv().await {
+            go.send(()).unwrap();
         }
     });
-    let keys = Arc::new(Patient { keys: MemoryKeyManager::new(), ticks: ticks.clone() });
+    let keys = Arc::new(Patient { keys: MemoryKeyManager::new(), wanted });
     let identity = ca.identity_in(keys, SERVER, KeyType::EcP256, 1, 2100).await;
     let server = Arc::new(Server::start(slot(identity), ca.bundles(), Limits::default()).await);
     let bundles = ca.bundles();
@@ -362,7 +317,6 @@ async fn a_slow_key_stalls_nobody_else_even_on_one_worker() {
 
 #[test]
 fn on_a_runtime_with_one_thread_the_handshake_fails_instead_of_blocking_it() {
-    use rustls::sign::SigningKey;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let keys = Arc::new(MemoryKeyManager::new());
@@ -442,21 +396,143 @@ async fn a_channel_mends_itself_when_the_server_comes_back() {
     let addr = server.addr;
     let channel = server.connect(ServerTrust::Bundle(ca.bundles()), None).await.unwrap();
     call(&channel).await.unwrap();
-    drop(server);
-    until("the old server to go", || std::net::TcpStream::connect(addr).is_err()).await;
+    server.stop().await;
     let listener = tokio::net::TcpListener::bind(addr).await.unwrap();
     let config = server_config(slot(ca.identity(SERVER).await), ca.bundles());
     let incoming = hardroot_transport::tls_incoming(listener, config, Limits::default());
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
     tokio::spawn(tonic::transport::Server::builder().add_service(health).serve_with_incoming(incoming));
-    let mut answered = false;
-    for _ in 0..100 {
-        answered = call(&channel).await.is_ok();
-        if answered {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+    at_last("the channel mends itself", async || call(&channel).await).await;
+}
+
+/// Claims to be the key of a certificate, and signs with another one.
+#[derive(Debug)]
+struct Thief {
+    claimed: Vec<u8>,
+    own: Arc<dyn SigningKey>,
+}
+
+impl SigningKey for Thief {
+    fn choose_scheme(&self, offered: &[rustls::SignatureScheme]) -> Option<Box<dyn rustls::sign::Signer>> {
+        self.own.choose_scheme(offered)
     }
-    assert!(answered);
+    fn public_key(&self) -> Option<SubjectPublicKeyInfoDer<'_>> {
+        Some(SubjectPublicKeyInfoDer::from(self.claimed.as_slice()))
+    }
+    fn algorithm(&self) -> rustls::SignatureAlgorithm {
+        self.own.algorithm()
+    }
+}
+
+/// The certificate of `id` in the hands of somebody without its key.
+async fn stolen(ca: &Ca, id: &str) -> TlsIdentity {
+    let (victim, own) = (ca.identity(id).await, ca.identity(id).await.key);
+    let claimed = victim.key.public_key().unwrap().as_ref().to_vec();
+    TlsIdentity::new(victim.chain, Arc::new(Thief { claimed, own })).unwrap()
+}
+
+const VERSIONS: [&[&rustls::SupportedProtocolVersion]; 2] =
+    [&[&rustls::version::TLS12], &[&rustls::version::TLS13]];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stolen_certificate_is_of_no_use_to_a_client() {
+    let ca = Ca::new("example.org");
+    let server = Server::of(&ca).await;
+    for (number, versions) in VERSIONS.into_iter().enumerate() {
+        let thief = slot(stolen(&ca, AGENT).await);
+        let ours = client_config(id(SERVER), ServerTrust::Bundle(ca.bundles()), Some(thief));
+        let mut config = rustls::ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(versions)
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(common::Gullible::new()))
+            .with_client_cert_resolver(ours.client_auth_cert_resolver.clone());
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let outcome = connect(&server.addr.to_string(), Arc::new(config), ConnectOptions::default()).await;
+        assert!(matches!(outcome, Err(ConnectError::Refused { .. })), "{versions:?}");
+        common::counts(&server.stats.failed_handshakes, number as u64 + 1).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stolen_certificate_is_of_no_use_to_a_server() {
+    let ca = Ca::new("example.org");
+    for versions in VERSIONS {
+        let ours = server_config(slot(stolen(&ca, SERVER).await), ca.bundles());
+        let config = rustls::ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(ours.cert_resolver.clone());
+        for trust in [ServerTrust::Bundle(ca.bundles()), ServerTrust::InsecureBootstrap] {
+            let (near, far) = tokio::io::duplex(16 * 1024);
+            let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config.clone()));
+            tokio::spawn(async move { drop(acceptor.accept(far).await) });
+            let tls = tokio_rustls::TlsConnector::from(client_config(id(SERVER), trust, None));
+            let error = tls.connect("localhost".try_into().unwrap(), near).await.unwrap_err();
+            assert!(error.to_string().contains("BadSignature"), "{versions:?}: {error}");
+        }
+    }
+}
+
+/// Serves TLS alone, with this configuration.
+async fn tls_only(config: rustls::ServerConfig) -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    tokio::spawn(async move {
+        loop {
+            let (tcp, _) = listener.accept().await.unwrap();
+            let accepted = acceptor.accept(tcp).await;
+            tokio::spawn(async move {
+                if let Ok(mut stream) = accepted {
+                    tokio::io::AsyncWriteExt::write_all(&mut stream, b"hello").await.unwrap();
+                    drop(stream.read(&mut [0; 64]).await);
+                }
+            });
+        }
+    });
+    addr
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_resumes_nothing_even_where_the_server_would() {
+    let ca = Ca::new("example.org");
+    let mut config = (*server_config(slot(ca.identity(SERVER).await), ca.bundles())).clone();
+    config.session_storage = rustls::server::ServerSessionMemoryCache::new(8);
+    config.send_tls13_tickets = 2;
+    let addr = tls_only(config).await;
+    let tls =
+        tokio_rustls::TlsConnector::from(client_config(id(SERVER), ServerTrust::Bundle(ca.bundles()), None));
+    for _ in 0..3 {
+        let tcp = TcpStream::connect(addr).await.unwrap();
+        let mut stream = tls.connect("localhost".try_into().unwrap(), tcp).await.unwrap();
+        // Tickets come before the first words.
+        stream.read_exact(&mut [0; 5]).await.unwrap();
+        assert_eq!(stream.get_ref().1.handshake_kind(), Some(HandshakeKind::Full));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_does_not_speak_h2_is_no_server_of_ours() {
+    let ca = Ca::new("example.org");
+    let mut config = (*server_config(slot(ca.identity(SERVER).await), ca.bundles())).clone();
+    config.alpn_protocols.clear();
+    let addr = tls_only(config).await;
+    let config = client_config(id(SERVER), ServerTrust::Bundle(ca.bundles()), None);
+    let outcome = connect(&addr.to_string(), config, ConnectOptions::default()).await;
+    assert!(matches!(outcome, Err(ConnectError::NotGrpc { .. })));
+}
+
+#[tokio::test]
+async fn an_intermediate_that_expires_is_noticed_within_a_minute() {
+    let ca = Ca::new("example.org");
+    let now = SystemTime::now();
+    let chain = ca.chain_over_an_intermediate(AGENT, now + Duration::from_secs(30)).await;
+    let bundles = ca.bundles();
+    let peer = PeerInfo::from_chain("127.0.0.1:1".parse().unwrap(), chain, &*bundles, now).unwrap();
+    recheck(&peer, &*bundles, now + Duration::from_secs(20)).unwrap();
+    let late = recheck(&peer, &*bundles, now + Duration::from_secs(61));
+    assert!(matches!(late, Err(TrustError::Chain { .. })), "{late:?}");
 }

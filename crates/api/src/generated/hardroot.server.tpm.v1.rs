@@ -146,7 +146,7 @@ pub mod tpm_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/hardroot.server.tpm.v1.Tpm/Enrol",
             );
@@ -171,7 +171,7 @@ pub mod tpm_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/hardroot.server.tpm.v1.Tpm/ListEnrolments",
             );
@@ -193,7 +193,7 @@ pub mod tpm_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/hardroot.server.tpm.v1.Tpm/GetEnrolment",
             );
@@ -218,7 +218,7 @@ pub mod tpm_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/hardroot.server.tpm.v1.Tpm/RemoveEnrolment",
             );
@@ -375,7 +375,7 @@ pub mod tpm_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = EnrolSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -420,7 +420,7 @@ pub mod tpm_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListEnrolmentsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -463,7 +463,7 @@ pub mod tpm_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetEnrolmentSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -508,7 +508,7 @@ pub mod tpm_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RemoveEnrolmentSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,

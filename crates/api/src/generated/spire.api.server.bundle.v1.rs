@@ -324,7 +324,7 @@ pub mod bundle_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.bundle.v1.Bundle/CountBundles",
             );
@@ -351,7 +351,7 @@ pub mod bundle_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.bundle.v1.Bundle/GetBundle",
             );
@@ -378,7 +378,7 @@ pub mod bundle_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.bundle.v1.Bundle/AppendBundle",
             );
@@ -405,7 +405,7 @@ pub mod bundle_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.bundle.v1.Bundle/PublishJWTAuthority",
             );
@@ -435,7 +435,7 @@ pub mod bundle_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.bundle.v1.Bundle/PublishWITAuthority",
             );
@@ -465,7 +465,7 @@ pub mod bundle_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.bundle.v1.Bundle/ListFederatedBundles",
             );
@@ -495,7 +495,7 @@ pub mod bundle_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.bundle.v1.Bundle/GetFederatedBundle",
             );
@@ -525,7 +525,7 @@ pub mod bundle_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.bundle.v1.Bundle/BatchCreateFederatedBundle",
             );
@@ -555,7 +555,7 @@ pub mod bundle_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.bundle.v1.Bundle/BatchUpdateFederatedBundle",
             );
@@ -585,7 +585,7 @@ pub mod bundle_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.bundle.v1.Bundle/BatchSetFederatedBundle",
             );
@@ -615,7 +615,7 @@ pub mod bundle_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.bundle.v1.Bundle/BatchDeleteFederatedBundle",
             );
@@ -839,7 +839,7 @@ pub mod bundle_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CountBundlesSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -882,7 +882,7 @@ pub mod bundle_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetBundleSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -927,7 +927,7 @@ pub mod bundle_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = AppendBundleSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -972,7 +972,7 @@ pub mod bundle_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = PublishJWTAuthoritySvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1017,7 +1017,7 @@ pub mod bundle_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = PublishWITAuthoritySvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1062,7 +1062,7 @@ pub mod bundle_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListFederatedBundlesSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1107,7 +1107,7 @@ pub mod bundle_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetFederatedBundleSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1159,7 +1159,7 @@ pub mod bundle_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = BatchCreateFederatedBundleSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1211,7 +1211,7 @@ pub mod bundle_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = BatchUpdateFederatedBundleSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1259,7 +1259,7 @@ pub mod bundle_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = BatchSetFederatedBundleSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1311,7 +1311,7 @@ pub mod bundle_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = BatchDeleteFederatedBundleSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,

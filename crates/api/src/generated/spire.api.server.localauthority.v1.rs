@@ -282,7 +282,7 @@ pub mod local_authority_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.localauthority.v1.LocalAuthority/GetJWTAuthorityState",
             );
@@ -312,7 +312,7 @@ pub mod local_authority_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.localauthority.v1.LocalAuthority/PrepareJWTAuthority",
             );
@@ -342,7 +342,7 @@ pub mod local_authority_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.localauthority.v1.LocalAuthority/ActivateJWTAuthority",
             );
@@ -372,7 +372,7 @@ pub mod local_authority_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.localauthority.v1.LocalAuthority/TaintJWTAuthority",
             );
@@ -402,7 +402,7 @@ pub mod local_authority_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.localauthority.v1.LocalAuthority/RevokeJWTAuthority",
             );
@@ -432,7 +432,7 @@ pub mod local_authority_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.localauthority.v1.LocalAuthority/GetX509AuthorityState",
             );
@@ -462,7 +462,7 @@ pub mod local_authority_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.localauthority.v1.LocalAuthority/PrepareX509Authority",
             );
@@ -492,7 +492,7 @@ pub mod local_authority_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.localauthority.v1.LocalAuthority/ActivateX509Authority",
             );
@@ -522,7 +522,7 @@ pub mod local_authority_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.localauthority.v1.LocalAuthority/TaintX509Authority",
             );
@@ -552,7 +552,7 @@ pub mod local_authority_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.localauthority.v1.LocalAuthority/RevokeX509Authority",
             );
@@ -582,7 +582,7 @@ pub mod local_authority_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.localauthority.v1.LocalAuthority/TaintX509UpstreamAuthority",
             );
@@ -612,7 +612,7 @@ pub mod local_authority_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.localauthority.v1.LocalAuthority/RevokeX509UpstreamAuthority",
             );
@@ -642,7 +642,7 @@ pub mod local_authority_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.localauthority.v1.LocalAuthority/GetWITAuthorityState",
             );
@@ -672,7 +672,7 @@ pub mod local_authority_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.localauthority.v1.LocalAuthority/PrepareWITAuthority",
             );
@@ -702,7 +702,7 @@ pub mod local_authority_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.localauthority.v1.LocalAuthority/ActivateWITAuthority",
             );
@@ -732,7 +732,7 @@ pub mod local_authority_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.localauthority.v1.LocalAuthority/TaintWITAuthority",
             );
@@ -762,7 +762,7 @@ pub mod local_authority_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.localauthority.v1.LocalAuthority/RevokeWITAuthority",
             );
@@ -1038,7 +1038,7 @@ pub mod local_authority_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetJWTAuthorityStateSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1087,7 +1087,7 @@ pub mod local_authority_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = PrepareJWTAuthoritySvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1136,7 +1136,7 @@ pub mod local_authority_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ActivateJWTAuthoritySvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1182,7 +1182,7 @@ pub mod local_authority_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = TaintJWTAuthoritySvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1228,7 +1228,7 @@ pub mod local_authority_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RevokeJWTAuthoritySvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1277,7 +1277,7 @@ pub mod local_authority_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetX509AuthorityStateSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1326,7 +1326,7 @@ pub mod local_authority_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = PrepareX509AuthoritySvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1375,7 +1375,7 @@ pub mod local_authority_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ActivateX509AuthoritySvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1421,7 +1421,7 @@ pub mod local_authority_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = TaintX509AuthoritySvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1470,7 +1470,7 @@ pub mod local_authority_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RevokeX509AuthoritySvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1522,7 +1522,7 @@ pub mod local_authority_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = TaintX509UpstreamAuthoritySvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1574,7 +1574,7 @@ pub mod local_authority_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RevokeX509UpstreamAuthoritySvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1623,7 +1623,7 @@ pub mod local_authority_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetWITAuthorityStateSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1672,7 +1672,7 @@ pub mod local_authority_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = PrepareWITAuthoritySvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1721,7 +1721,7 @@ pub mod local_authority_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ActivateWITAuthoritySvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1767,7 +1767,7 @@ pub mod local_authority_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = TaintWITAuthoritySvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1813,7 +1813,7 @@ pub mod local_authority_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RevokeWITAuthoritySvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,

@@ -246,7 +246,7 @@ pub mod svid_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.svid.v1.SVID/MintX509SVID",
             );
@@ -273,7 +273,7 @@ pub mod svid_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.svid.v1.SVID/MintJWTSVID",
             );
@@ -298,7 +298,7 @@ pub mod svid_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.svid.v1.SVID/MintWITSVID",
             );
@@ -323,7 +323,7 @@ pub mod svid_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.svid.v1.SVID/BatchNewX509SVID",
             );
@@ -350,7 +350,7 @@ pub mod svid_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.svid.v1.SVID/NewJWTSVID",
             );
@@ -375,7 +375,7 @@ pub mod svid_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.svid.v1.SVID/BatchNewWITSVID",
             );
@@ -402,7 +402,7 @@ pub mod svid_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.svid.v1.SVID/NewDownstreamX509CA",
             );
@@ -592,7 +592,7 @@ pub mod svid_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = MintX509SVIDSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -635,7 +635,7 @@ pub mod svid_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = MintJWTSVIDSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -678,7 +678,7 @@ pub mod svid_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = MintWITSVIDSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -723,7 +723,7 @@ pub mod svid_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = BatchNewX509SVIDSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -766,7 +766,7 @@ pub mod svid_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = NewJWTSVIDSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -811,7 +811,7 @@ pub mod svid_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = BatchNewWITSVIDSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -856,7 +856,7 @@ pub mod svid_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = NewDownstreamX509CASvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,

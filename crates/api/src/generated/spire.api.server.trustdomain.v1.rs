@@ -231,7 +231,7 @@ pub mod trust_domain_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.trustdomain.v1.TrustDomain/ListFederationRelationships",
             );
@@ -260,7 +260,7 @@ pub mod trust_domain_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.trustdomain.v1.TrustDomain/GetFederationRelationship",
             );
@@ -291,7 +291,7 @@ pub mod trust_domain_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.trustdomain.v1.TrustDomain/BatchCreateFederationRelationship",
             );
@@ -322,7 +322,7 @@ pub mod trust_domain_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.trustdomain.v1.TrustDomain/BatchUpdateFederationRelationship",
             );
@@ -353,7 +353,7 @@ pub mod trust_domain_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.trustdomain.v1.TrustDomain/BatchDeleteFederationRelationship",
             );
@@ -380,7 +380,7 @@ pub mod trust_domain_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Bounded::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.trustdomain.v1.TrustDomain/RefreshBundle",
             );
@@ -563,7 +563,7 @@ pub mod trust_domain_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListFederationRelationshipsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -615,7 +615,7 @@ pub mod trust_domain_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetFederationRelationshipSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -669,7 +669,7 @@ pub mod trust_domain_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = BatchCreateFederationRelationshipSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -723,7 +723,7 @@ pub mod trust_domain_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = BatchUpdateFederationRelationshipSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -777,7 +777,7 @@ pub mod trust_domain_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = BatchDeleteFederationRelationshipSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -822,7 +822,7 @@ pub mod trust_domain_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RefreshBundleSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Bounded::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,

@@ -38,9 +38,17 @@ fn malformed_selectors_are_refused() {
 
 #[test]
 fn dns_names() {
-    for name in
-        ["a", "example.org", "*.example.org", "a-b.c", "xn--bcher-kva.example", "1.2", &"a".repeat(63)]
-    {
+    for name in [
+        "a",
+        "example.org",
+        "*.example.org",
+        "a-b.c",
+        "xn--bcher-kva.example",
+        "1.2",
+        "A.org",
+        "_a.b_c",
+        &"a".repeat(63),
+    ] {
         assert_eq!(check_dns_name(name), Ok(()), "{name:?}");
     }
     let too_long = [format!("{}.org", "a".repeat(64)), vec!["a".repeat(63); 4].join(".")];
@@ -51,8 +59,7 @@ fn dns_names() {
     for name in ["*", "a.*.org", "**.org", "*a.org", "*.*.org"] {
         assert_eq!(check_dns_name(name), Err(BadDnsName::Wildcard), "{name:?}");
     }
-    for name in ["A.org", "a..b", ".a", "a.", "-a", "a-", "a_b", "a b", "bücher.de", "ab--c", "a\0.org", "*."]
-    {
+    for name in ["a..b", ".a", "a.", "-a", "a-", "a!b", "a b", "bücher.de", "ab--c", "a\0.org", "*."] {
         assert!(matches!(check_dns_name(name), Err(BadDnsName::Label { .. })), "{name:?}");
     }
 }

@@ -26,5 +26,6 @@ pub fn is_token(token: &str) -> bool {
     !token.is_empty() && token.len() <= MAX_TOKEN && token.bytes().all(fits) && token != "." && token != ".."
 }
 
-#[cfg(all(test, feature = "agent", feature = "server"))]
+#[cfg(test)]
+#[cfg(all(feature = "agent", feature = "server"))]
 mod tests;

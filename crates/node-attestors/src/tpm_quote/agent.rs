@@ -162,10 +162,12 @@ impl Session {
             .endorsement_key(Some(self.state.ek.kind))
             .await
             .map_err(|cause| unavailable("read the endorsement key", cause))?;
+        // A certificate that came into NV later may be for another key than the one the AK lives under.
+        let same = ek.public == self.state.ek.public;
         let evidence = Evidence {
             ek_public: &self.state.ek.public,
-            certificate: ek.certificate.as_deref(),
-            intermediates: ek.intermediates.iter().map(Vec::as_slice).collect(),
+            certificate: ek.certificate.as_deref().filter(|_| same),
+            intermediates: ek.intermediates.iter().filter(|_| same).map(Vec::as_slice).collect(),
             ak_public: &self.state.ak.public,
         };
         Ok(Message::Evidence(evidence).encode())

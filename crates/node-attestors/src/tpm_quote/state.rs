@@ -56,7 +56,7 @@ impl State {
         Ok(state)
     }
 
-    fn decode(bytes: &[u8], trust_domain: &TrustDomain) -> Option<Self> {
+    pub(super) fn decode(bytes: &[u8], trust_domain: &TrustDomain) -> Option<Self> {
         let stored: Stored = serde_json::from_slice(bytes).ok()?;
         if stored.version != 1 || stored.trust_domain != trust_domain.as_str() {
             return None;

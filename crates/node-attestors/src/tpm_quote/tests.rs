@@ -1,12 +1,4 @@
 //! Whole exchanges on emulated TPMs, honest and not.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "tests fail loudly"
-)]
-
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -306,17 +298,21 @@ async fn evidence_of_two_tpms_does_not_mix() {
     let (theirs, _) = accomplice.agent.begin(&accomplice.subject).await.unwrap();
     let Message::Evidence(their_evidence) = Message::decode(&theirs).unwrap() else { panic!() };
 
-    // The certificate of another TPM.
-    let mixed = exchange_with(&node, &server, &node.context(), &mut |n, message| {
-        if n == 0 {
-            let Message::Evidence(mut evidence) = Message::decode(&message).unwrap() else { panic!() };
-            evidence.certificate = their_evidence.certificate;
-            return Message::Evidence(evidence).encode();
-        }
-        message
-    })
-    .await;
-    assert_eq!(slug(mixed), "ek_certificate_key_mismatch");
+    // The certificate of another TPM, also where the enrolment alone makes ours trusted.
+    let by_enrolment = super::tests::server(config(anchors(&chip), Enrolling::Required), &store);
+    store.enrol(&node.ek_hash(EkKind::Rsa2048).await, None);
+    for server in [&server, &by_enrolment] {
+        let mixed = exchange_with(&node, server, &node.context(), &mut |n, message| {
+            if n == 0 {
+                let Message::Evidence(mut evidence) = Message::decode(&message).unwrap() else { panic!() };
+                evidence.certificate = their_evidence.certificate;
+                return Message::Evidence(evidence).encode();
+            }
+            message
+        })
+        .await;
+        assert_eq!(slug(mixed), "ek_certificate_key_mismatch");
+    }
 
     // The EK of another TPM: ours cannot activate what is sealed to it.
     let (ours, mut session) = node.agent.begin(&node.subject).await.unwrap();
@@ -610,6 +606,18 @@ async fn whatever_differs_from_the_record_asks_for_the_full_exchange() {
         assert_eq!(mode(exchange(&node, &server, &store).await), "attest");
         assert_eq!(mode(exchange(&node, &server, &store).await), "renew");
     }
+    // Another attestation key than the one on record.
+    let claimed =
+        exchange_with(&node, &server, &node.context(), &mut |_, message| match Message::decode(&message) {
+            Ok(Message::Renew { ek_hash, ak_name }) => {
+                let mut other = ak_name.to_vec();
+                *other.last_mut().unwrap() ^= 1;
+                Message::Renew { ek_hash, ak_name: &other }.encode()
+            }
+            _ => message.clone(),
+        })
+        .await;
+    assert_eq!(mode(claimed), "attest");
     store.records.lock().unwrap().clear();
     assert_eq!(mode(exchange(&node, &server, &store).await), "attest", "evicted and back");
     // The server asks for other PCRs now.
@@ -701,6 +709,50 @@ async fn challenges_differ_and_expire() {
         let result = attested(waiting.respond(&response).await);
         if outcome.is_empty() {
             result.unwrap();
+        } else {
+            assert_eq!(slug(result), outcome);
+        }
+    }
+    assert_ne!(nonces[0], nonces[1]);
+}
+
+#[tokio::test]
+async fn challenges_of_renewals_differ_and_expire_too_and_the_digest_is_of_every_message() {
+    let chip = Swtpm::start().unwrap();
+    let node = Node::on(&chip.tcti(), EkKind::EcP384).await;
+    let store = Arc::new(Store::default());
+    let seconds = Arc::new(AtomicU64::new(1000));
+    let clock = Arc::clone(&seconds);
+    let server = TpmQuoteServer::with_clock(
+        config(anchors(&chip), Enrolling::Endorsement),
+        Arc::<Store>::clone(&store),
+        Arc::<Store>::clone(&store),
+        Arc::new(move || Duration::from_secs(clock.load(Ordering::SeqCst))),
+    );
+    let mut seen = Vec::new();
+    let whole = exchange_with(&node, &server, &node.context(), &mut |_, message| {
+        seen.extend(u64::try_from(message.len()).unwrap().to_be_bytes());
+        seen.extend(&message);
+        message
+    })
+    .await;
+    let digest = whole.unwrap().evidence_digest;
+    assert_eq!(digest, hex::encode(HashAlg::Sha256.digest(&[&seen])));
+    exchange(&node, &server, &store).await.unwrap();
+    let mut nonces = Vec::new();
+    for (age, outcome) in [(61, "challenge_expired"), (60, "")] {
+        let (payload, mut session) = node.agent.begin(&node.subject).await.unwrap();
+        let Step::Challenge(challenge, waiting) = server.begin(&node.context(), &payload).await.unwrap()
+        else {
+            panic!()
+        };
+        let Message::RenewChallenge(quote) = Message::decode(&challenge).unwrap() else { panic!() };
+        nonces.push(quote.nonce);
+        let response = session.respond(&challenge).await.unwrap();
+        seconds.fetch_add(age, Ordering::SeqCst);
+        let result = attested(waiting.respond(&response).await);
+        if outcome.is_empty() {
+            assert_eq!(fact(&result.unwrap(), "mode"), "renew");
         } else {
             assert_eq!(slug(result), outcome);
         }

@@ -42,5 +42,6 @@ fn combined(server: &[u8; NONCE], node: &[u8; NONCE]) -> Digest {
     context.finish()
 }
 
-#[cfg(all(test, feature = "agent", feature = "server"))]
+#[cfg(test)]
+#[cfg(all(feature = "agent", feature = "server"))]
 mod tests;

@@ -65,11 +65,13 @@ impl Visit for Fields {
 pub(super) struct Lines {
     format: LogFormat,
     sink: Arc<Sink>,
+    /// Whether each line says where in the source it comes from.
+    source_location: bool,
 }
 
 impl Lines {
-    pub(super) fn new(format: LogFormat, sink: Arc<Sink>) -> Self {
-        Self { format, sink }
+    pub(super) fn new(format: LogFormat, sink: Arc<Sink>, source_location: bool) -> Self {
+        Self { format, sink, source_location }
     }
 }
 
@@ -109,16 +111,31 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
                 }
             }
         }
-        let time = OffsetDateTime::from(SystemTime::now());
-        // Milliseconds are enough to order the lines of one process.
-        let time = time.replace_nanosecond(u32::from(time.millisecond()) * 1_000_000).unwrap_or(time);
-        let time = time.format(&Rfc3339).unwrap_or_default();
-        let level = level(*event.metadata().level());
-        let line = match self.format {
-            LogFormat::Json => json(&time, level, &message, &own),
-            LogFormat::Text => text(&time, level, &message, &own),
-        };
-        self.sink.line(line.as_bytes());
+        if self.source_location
+            && let (Some(file), Some(line)) = (event.metadata().file(), event.metadata().line())
+        {
+            own.set("file", format!("{file}:{line}").into());
+        }
+        let line = line(self.format, level(*event.metadata().level()), &message, &own.0);
+        // A line that cannot be written is lost: a daemon does not end because its log is full.
+        drop(self.sink.line(line.as_bytes()));
+    }
+}
+
+/// One line, with the time of now and its line feed.
+pub(super) fn line<N: AsRef<str>>(
+    format: LogFormat,
+    level: &str,
+    message: &str,
+    fields: &[(N, Value)],
+) -> String {
+    let time = OffsetDateTime::from(SystemTime::now());
+    // Milliseconds are enough to order the lines of one process.
+    let time = time.replace_nanosecond(u32::from(time.millisecond()) * 1_000_000).unwrap_or(time);
+    let time = time.format(&Rfc3339).unwrap_or_default();
+    match format {
+        LogFormat::Json => json(&time, level, message, fields),
+        LogFormat::Text => text(&time, level, message, fields),
     }
 }
 
@@ -132,24 +149,35 @@ fn level(level: Level) -> &'static str {
     }
 }
 
-fn json(time: &str, level: &str, message: &str, fields: &Fields) -> String {
+fn json<N: AsRef<str>>(time: &str, level: &str, message: &str, fields: &[(N, Value)]) -> String {
     let mut map = Map::new();
-    for (name, value) in &fields.0 {
-        map.insert((*name).to_owned(), value.clone());
+    for (name, value) in fields {
+        map.insert(name.as_ref().to_owned(), value.clone());
     }
     map.insert("level".to_owned(), level.into());
     map.insert("msg".to_owned(), message.into());
     map.insert("time".to_owned(), time.into());
-    let mut line = Value::Object(map).to_string();
+    let mut line = String::new();
+    for c in Value::Object(map).to_string().chars() {
+        // JSON allows it, but what turns a terminal's text around is better seen than done. Only strings can
+        // hold such characters, so that the value stays what it was.
+        if c.is_ascii() && c != '\u{7f}' || c.escape_debug().len() == 1 {
+            line.push(c);
+        } else {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                line.push_str(&format!("\\u{unit:04x}"));
+            }
+        }
+    }
     line.push('\n');
     line
 }
 
-fn text(time: &str, level: &str, message: &str, fields: &Fields) -> String {
+fn text<N: AsRef<str>>(time: &str, level: &str, message: &str, fields: &[(N, Value)]) -> String {
     let mut line = format!("time={time} level={level} msg={}", quoted(message));
-    for (name, value) in &fields.0 {
+    for (name, value) in fields {
         line.push(' ');
-        line.push_str(name);
+        line.push_str(name.as_ref());
         line.push('=');
         match value {
             Value::String(text) => line.push_str(&quoted(text)),

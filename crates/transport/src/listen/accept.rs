@@ -23,7 +23,7 @@ pub struct ListenStats {
     pub accepted: AtomicU64,
     /// Connections closed at once because a limit was reached.
     pub refused: AtomicU64,
-    /// TLS handshakes that failed or timed out.
+    /// TLS handshakes (PROXY headers included) that failed or timed out.
     pub failed_handshakes: AtomicU64,
     /// Errors of `accept(2)` itself.
     pub accept_errors: AtomicU64,
@@ -56,14 +56,18 @@ impl<K: Eq + Hash + Clone> Places<K> {
 
     /// A place for `peer`, given back on drop; `None` when there is none.
     pub(crate) fn take(self: &Arc<Self>, peer: K) -> Option<Place<K>> {
+        let mut place = self.take_unnamed()?;
+        place.name(peer).then_some(place)
+    }
+
+    /// A place for somebody who is not known yet.
+    pub(crate) fn take_unnamed(self: &Arc<Self>) -> Option<Place<K>> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_peer = taken.by_peer.get(&peer).copied().unwrap_or(0);
-        if taken.total >= self.total || of_peer >= self.per_peer {
+        if taken.total >= self.total {
             return None;
         }
         taken.total += 1;
-        taken.by_peer.insert(peer.clone(), of_peer + 1);
-        Some(Place { places: Arc::clone(self), peer })
+        Some(Place { places: Arc::clone(self), peer: None })
     }
 }
 
@@ -71,18 +75,34 @@ impl<K: Eq + Hash + Clone> Places<K> {
 #[derive(Debug)]
 pub(crate) struct Place<K: Eq + Hash + Clone> {
     places: Arc<Places<K>>,
-    peer: K,
+    peer: Option<K>,
+}
+
+impl<K: Eq + Hash + Clone> Place<K> {
+    /// Says whose place it is; `false` when that peer has all its places already. To be asked once.
+    pub(crate) fn name(&mut self, peer: K) -> bool {
+        let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_peer = taken.by_peer.get(&peer).copied().unwrap_or(0);
+        if of_peer >= self.places.per_peer {
+            return false;
+        }
+        taken.by_peer.insert(peer.clone(), of_peer + 1);
+        drop(taken);
+        self.peer = Some(peer);
+        true
+    }
 }
 
 impl<K: Eq + Hash + Clone> Drop for Place<K> {
     fn drop(&mut self) {
         let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
         taken.total = taken.total.saturating_sub(1);
-        let left = taken.by_peer.get(&self.peer).copied().unwrap_or(0).saturating_sub(1);
+        let Some(peer) = &self.peer else { return };
+        let left = taken.by_peer.get(peer).copied().unwrap_or(0).saturating_sub(1);
         if left == 0 {
-            taken.by_peer.remove(&self.peer);
+            taken.by_peer.remove(peer);
         } else {
-            taken.by_peer.insert(self.peer.clone(), left);
+            taken.by_peer.insert(peer.clone(), left);
         }
     }
 }
@@ -130,13 +150,13 @@ impl Backoff {
     }
 }
 
-/// Lets one line through every [`QUIET`] and counts the others.
+/// Lets a line into the log every five seconds and counts the others: hostile peers must not fill it.
 #[derive(Debug, Default)]
-pub(crate) struct Throttle(Mutex<(Option<Instant>, u64)>);
+pub struct Throttle(Mutex<(Option<Instant>, u64)>);
 
 impl Throttle {
     /// `Some(n)`: speak now; `n` lines were held back since the last one.
-    pub(crate) fn speak(&self) -> Option<u64> {
+    pub fn speak(&self) -> Option<u64> {
         self.speak_at(Instant::now())
     }
 
@@ -167,6 +187,18 @@ mod tests {
         drop(a1);
         let _c1 = places.take("c").unwrap();
         assert!(places.take("a").is_none(), "three in all again");
+    }
+
+    #[test]
+    fn somebody_unnamed_counts_in_all_until_it_has_a_name() {
+        let places = Places::new(2, 1);
+        let mut first = places.take_unnamed().unwrap();
+        let mut second = places.take_unnamed().unwrap();
+        assert!(places.take_unnamed().is_none());
+        assert!(first.name("a"));
+        assert!(!second.name("a"), "a has one");
+        drop((first, second));
+        assert!(places.take("a").is_some());
     }
 
     #[test]

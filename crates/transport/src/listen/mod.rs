@@ -2,10 +2,14 @@
 
 mod accept;
 mod authority;
+mod guard;
+mod proxy;
 mod tls;
 mod uds;
 
-pub use accept::ListenStats;
+pub use accept::{ListenStats, Throttle};
 pub use authority::MendedAuthority;
-pub use tls::{Limits, TlsConn, TlsIncoming, tls_incoming};
+pub use guard::{Flood, Guarded};
+pub use proxy::{BadCidr, BadProxyHeader, Cidr, Parsed, Proxied, parse as parse_proxy_header};
+pub use tls::{Limits, TlsConn, TlsIncoming, client_of, tls_incoming};
 pub use uds::{BoundSocket, LocalPeer, UdsConn, UdsError, UdsIncoming, UdsLimits, bind_uds, uds_incoming};

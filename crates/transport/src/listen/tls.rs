@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 use rustls::server::Acceptor;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -20,21 +20,32 @@ use tokio_stream::Stream;
 use tonic::transport::server::Connected;
 
 use super::accept::{Backoff, ListenStats, Place, Places, Throttle};
+use super::proxy::{self, Cidr, Parsed, Proxied};
 use crate::config::ALPN_H2;
 use crate::connect::keep_alive;
 use crate::peer::PeerInfo;
+use crate::through::writes_through;
 
 /// Bounds of a TLS listener.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Open connections in all, handshakes included. Each is a file descriptor.
     pub max_connections: usize,
-    /// Open connections per address. Fleets behind one NAT share an address.
+    /// Open connections per client (see [`client_of`]). Fleets behind one NAT share an address.
     pub max_per_ip: usize,
-    /// From accept to the end of the handshake.
+    /// Open connections without a client certificate in all; one client has at most half of them.
+    pub max_anonymous: usize,
+    /// Connections whose handshake is not done.
+    pub max_handshakes: usize,
+    /// As [`Self::max_handshakes`], per client.
+    pub max_handshakes_per_ip: usize,
+    /// From accept to the end of the handshake, a PROXY header included.
     pub handshake_timeout: Duration,
     /// Server signatures that wait for the key at the same time; the others queue without holding a thread.
     pub max_signing: usize,
+    /// Who may send a PROXY header, which says the client's true address. Without a header their connections
+    /// are their own. From others such a header is refused; empty: from everybody.
+    pub proxies: Vec<Cidr>,
 }
 
 impl Default for Limits {
@@ -42,8 +53,24 @@ impl Default for Limits {
         Self {
             max_connections: 10_000,
             max_per_ip: 5_000,
+            max_anonymous: 2_000,
+            max_handshakes: 2_000,
+            max_handshakes_per_ip: 1_000,
             handshake_timeout: Duration::from_secs(10),
             max_signing: 32,
+            proxies: Vec::new(),
+        }
+    }
+}
+
+/// Who shares a limit: an IPv4 address, or an IPv6 /64, which is what one machine is given.
+#[must_use]
+pub fn client_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => IpAddr::V4(v4),
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
         }
     }
 }
@@ -53,7 +80,7 @@ impl Default for Limits {
 pub struct TlsConn {
     stream: TlsStream<TcpStream>,
     peer: Arc<PeerInfo>,
-    _place: Place<IpAddr>,
+    _places: (Place<IpAddr>, Option<Place<IpAddr>>),
 }
 
 impl TlsConn {
@@ -82,31 +109,7 @@ impl AsyncRead for TlsConn {
     }
 }
 
-impl AsyncWrite for TlsConn {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-}
+writes_through!(TlsConn);
 
 /// A stream of established connections, for `serve_with_incoming`. It never yields an error and ends only with
 /// its runtime; dropping it closes the listener and ends the handshakes that are under way.
@@ -157,22 +160,21 @@ fn incoming(listener: impl Accept, config: Arc<ServerConfig>, limits: Limits) ->
     let handshake = Arc::new(Handshake {
         config,
         signing: Semaphore::new(limits.max_signing.max(1)),
-        timeout: limits.handshake_timeout,
+        anonymous: Places::new(limits.max_anonymous, limits.max_anonymous.div_ceil(2)),
+        full: Throttle::default(),
         stats: Arc::clone(&stats),
         quiet: Throttle::default(),
+        limits,
     });
-    tokio::spawn(accept_loop(listener, limits, handshake, sender));
+    tokio::spawn(accept_loop(listener, handshake, sender));
     TlsIncoming { ready, stats }
 }
 
-async fn accept_loop(
-    mut listener: impl Accept,
-    limits: Limits,
-    handshake: Arc<Handshake>,
-    sender: mpsc::Sender<TlsConn>,
-) {
-    let places = Places::new(limits.max_connections, limits.max_per_ip);
-    let (mut backoff, full, failing) = (Backoff::default(), Throttle::default(), Throttle::default());
+async fn accept_loop(mut listener: impl Accept, handshake: Arc<Handshake>, sender: mpsc::Sender<TlsConn>) {
+    let limits = &handshake.limits;
+    let open = Places::new(limits.max_connections, limits.max_per_ip);
+    let begun = Places::new(limits.max_handshakes, limits.max_handshakes_per_ip);
+    let (mut backoff, failing) = (Backoff::default(), Throttle::default());
     let mut handshakes = JoinSet::new(); // Dropped at the end, which ends them.
     loop {
         while handshakes.try_join_next().is_some() {}
@@ -194,18 +196,39 @@ async fn accept_loop(
             }
         };
         backoff.reset();
-        let Some(place) = places.take(addr.ip().to_canonical()) else {
-            ListenStats::count(&handshake.stats.refused);
-            if let Some(held_back) = full.speak() {
-                tracing::warn!(
-                    peer = %addr, held_back, max_connections = limits.max_connections,
-                    max_per_ip = limits.max_per_ip, "connection closed: too many are open"
-                );
-            }
+        // Whose connection a proxy passes on shows later; until then it has places without a name.
+        let by_proxy = limits.proxies.iter().any(|proxies| proxies.contains(addr.ip()));
+        let places = open.take_unnamed().zip(begun.take_unnamed());
+        let places = places.map(|(open, begun)| Taken { open, begun });
+        let Some(mut places) = places else {
+            handshake.refuse(addr, "all places are taken");
             continue;
         };
+        if !by_proxy && let Err(why) = places.name(addr) {
+            handshake.refuse(addr, why);
+            continue;
+        }
         let (handshake, sender) = (Arc::clone(&handshake), sender.clone());
-        handshakes.spawn(async move { handshake.run(stream, addr, place, sender).await });
+        handshakes.spawn(async move { handshake.run(stream, addr, by_proxy, places, sender).await });
+    }
+}
+
+/// The places of a connection that is being set up.
+struct Taken {
+    open: Place<IpAddr>,
+    begun: Place<IpAddr>,
+}
+
+impl Taken {
+    fn name(&mut self, addr: SocketAddr) -> Result<(), &'static str> {
+        let client = client_of(addr.ip());
+        if !self.open.name(client) {
+            return Err("too many connections of this client are open");
+        }
+        if !self.begun.name(client) {
+            return Err("too many handshakes of this client are under way");
+        }
+        Ok(())
     }
 }
 
@@ -213,29 +236,59 @@ async fn accept_loop(
 struct Handshake {
     config: Arc<ServerConfig>,
     signing: Semaphore,
-    timeout: Duration,
+    anonymous: Arc<Places<IpAddr>>,
+    limits: Limits,
     stats: Arc<ListenStats>,
+    full: Throttle,
     quiet: Throttle,
 }
 
+/// Why a connection was not set up.
+enum Failure {
+    /// A limit was reached.
+    Full(SocketAddr, &'static str),
+    /// The peer's doing, or our key's.
+    Broken(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl<E: std::error::Error + Send + Sync + 'static> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Broken(error.into())
+    }
+}
+
 impl Handshake {
+    fn refuse(&self, peer: SocketAddr, why: &'static str) {
+        ListenStats::count(&self.stats.refused);
+        if let Some(held_back) = self.full.speak() {
+            tracing::warn!(
+                %peer, held_back, max_connections = self.limits.max_connections,
+                max_connections_per_address = self.limits.max_per_ip, "connection closed: {why}"
+            );
+        }
+    }
+
     async fn run(
         &self,
         stream: TcpStream,
         addr: SocketAddr,
-        place: Place<IpAddr>,
+        by_proxy: bool,
+        places: Taken,
         ready: mpsc::Sender<TlsConn>,
     ) {
-        let outcome = tokio::time::timeout(self.timeout, self.establish(stream, addr)).await;
-        let error: Box<dyn std::error::Error + Send + Sync> = match outcome {
-            Ok(Ok((stream, peer))) => {
+        let establish = Box::pin(self.establish(stream, addr, by_proxy, places));
+        let error = match tokio::time::timeout(self.limits.handshake_timeout, establish).await {
+            Ok(Ok(conn)) => {
                 ListenStats::count(&self.stats.accepted);
                 // Fails only when nobody serves any more.
-                drop(ready.send(TlsConn { stream, peer: Arc::new(peer), _place: place }).await);
+                drop(ready.send(conn).await);
                 return;
             }
-            Ok(Err(error)) => error,
-            Err(_elapsed) => format!("no handshake within {} ms", self.timeout.as_millis()).into(),
+            Ok(Err(Failure::Full(client, why))) => return self.refuse(client, why),
+            Ok(Err(Failure::Broken(error))) => error,
+            Err(_elapsed) => {
+                format!("no handshake within {} ms", self.limits.handshake_timeout.as_millis()).into()
+            }
         };
         ListenStats::count(&self.stats.failed_handshakes);
         if let Some(held_back) = self.quiet.speak() {
@@ -247,10 +300,19 @@ impl Handshake {
 
     async fn establish(
         &self,
-        stream: TcpStream,
+        mut stream: TcpStream,
         addr: SocketAddr,
-    ) -> Result<(TlsStream<TcpStream>, PeerInfo), Box<dyn std::error::Error + Send + Sync>> {
+        by_proxy: bool,
+        mut places: Taken,
+    ) -> Result<TlsConn, Failure> {
         keep_alive(&stream);
+        let (client, via) = match self.client(&mut stream, by_proxy).await? {
+            Some(client) => (client, Some(addr)),
+            None => (addr, None),
+        };
+        if by_proxy {
+            places.name(client).map_err(|why| Failure::Full(client, why))?;
+        }
         let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
         let handshake = {
             // The server signs while it answers the ClientHello, which is here. A peer that only dawdles
@@ -261,11 +323,50 @@ impl Handshake {
         let stream = handshake.await?;
         let (_, session) = stream.get_ref();
         if session.alpn_protocol() != Some(ALPN_H2) {
-            return Err("the client did not offer ALPN h2".into());
+            return Err(Failure::Broken("the client did not offer ALPN h2".into()));
         }
         let chain = session.peer_certificates().unwrap_or_default().iter().map(|der| der.to_vec()).collect();
-        let peer = PeerInfo::from_handshake(addr, chain)?;
-        Ok((stream, peer))
+        let peer = PeerInfo::from_handshake(client, via, chain)?;
+        let nameless = match peer.id {
+            Some(_) => None,
+            None => {
+                let place = self.anonymous.take(client_of(client.ip()));
+                let full = "too many connections without a client certificate are open";
+                Some(place.ok_or(Failure::Full(client, full))?)
+            }
+        };
+        Ok(TlsConn { stream, peer: Arc::new(peer), _places: (places.open, nameless) })
+    }
+
+    /// Whose connection a proxy passes on, if it says so. Reads a PROXY header and not a byte more.
+    async fn client(&self, stream: &mut TcpStream, by_proxy: bool) -> Result<Option<SocketAddr>, Failure> {
+        if self.limits.proxies.is_empty() {
+            return Ok(None);
+        }
+        let mut first = [0];
+        if stream.peek(&mut first).await? == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        let [first] = first;
+        if !proxy::begins(first) {
+            return Ok(None);
+        }
+        if !by_proxy {
+            let why = "a PROXY header from an address outside proxy_protocol_trusted_cidrs";
+            return Err(Failure::Broken(why.into()));
+        }
+        let mut header = Vec::new();
+        loop {
+            match proxy::parse(&header)? {
+                Parsed::Whole(Proxied::Client(client)) => return Ok(Some(client)),
+                Parsed::Whole(Proxied::Itself) => return Ok(None),
+                Parsed::More(more) => {
+                    let have = header.len();
+                    header.resize(have + more, 0);
+                    stream.read_exact(header.get_mut(have..).unwrap_or_default()).await?;
+                }
+            }
+        }
     }
 }
 

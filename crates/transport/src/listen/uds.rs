@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
@@ -18,6 +18,7 @@ use tonic::transport::server::Connected;
 
 use super::accept::{Backoff, ListenStats, Place, Places, Throttle};
 use super::authority::MendedAuthority;
+use crate::through::writes_through;
 
 /// Directories that are missing above a socket are made with this mode: anybody may pass, only we may write.
 const DIRECTORY_MODE: u32 = 0o755;
@@ -213,31 +214,7 @@ impl AsyncRead for UdsConn {
     }
 }
 
-impl AsyncWrite for UdsConn {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-}
+writes_through!(UdsConn);
 
 /// A stream of local connections, for `serve_with_incoming`. It never yields an error and ends only with its
 /// runtime; dropping it closes the socket and removes its file.

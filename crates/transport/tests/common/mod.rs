@@ -11,12 +11,16 @@ use hardroot_hsm_keymanager::{KeyId, KeyManager, KeyType};
 use hardroot_identity::{Bundle, SpiffeId, TrustDomain, X509Authority};
 use hardroot_transport::{
     BundleSet, BundleSource, ConnectError, ConnectOptions, IdentitySlot, Limits, ListenStats, PeerInfo,
-    RemoteKey, ServerTrust, TlsIdentity, client_config, connect, recheck, server_config, tls_incoming,
+    RemoteKey, ServerTrust, TlsIdentity, TlsPolicy, client_config, connect, recheck, server_config_with,
+    tls_incoming,
 };
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
     SerialNumber, SubjectPublicKeyInfo,
 };
+use rustls::DigitallySignedStruct;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tonic::transport::Channel;
@@ -92,6 +96,28 @@ impl Ca {
         TlsIdentity::new(vec![leaf], Arc::new(RemoteKey::new(keys, key_id, public))).unwrap()
     }
 
+    /// A chain whose intermediate ends at `end`, long before the leaf.
+    pub async fn chain_over_an_intermediate(&self, id: &str, end: std::time::SystemTime) -> Vec<Vec<u8>> {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "intermediate");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.subject_alt_names =
+            vec![SanType::URI(format!("spiffe://{}", self.trust_domain.as_str()).try_into().unwrap())];
+        params.not_after = end.into();
+        let intermediate = params.signed_by(&key, &self.issuer).unwrap().der().to_vec();
+        let below = Self {
+            issuer: Issuer::new(params, key),
+            der: intermediate.clone(),
+            trust_domain: self.trust_domain.clone(),
+        };
+        let mut chain = below.identity(id).await.chain;
+        chain.push(intermediate);
+        chain
+    }
+
     pub async fn identity(&self, id: &str) -> TlsIdentity {
         self.identity_of(id, KeyType::EcP256, 1, 2100).await
     }
@@ -101,16 +127,68 @@ pub fn slot(identity: TlsIdentity) -> IdentitySlot {
     Arc::new(ArcSwapOption::from_pointee(identity))
 }
 
+/// Accepts every server certificate, so that the server's half can be looked at alone.
+#[derive(Debug)]
+pub struct Gullible(rustls::crypto::WebPkiSupportedAlgorithms);
+
+impl Gullible {
+    pub fn new() -> Self {
+        Self(rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms)
+    }
+}
+
+impl rustls::client::danger::ServerCertVerifier for Gullible {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0)
+    }
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0)
+    }
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.0.supported_schemes()
+    }
+}
+
 pub struct Server {
     pub addr: SocketAddr,
     pub stats: Arc<ListenStats>,
     peers: Arc<Mutex<Vec<Arc<PeerInfo>>>>,
-    _stop: oneshot::Sender<()>,
+    stop: oneshot::Sender<()>,
+    served: tokio::task::JoinHandle<()>,
 }
 
 impl Server {
     pub async fn start(identity: IdentitySlot, bundles: Arc<BundleSet>, limits: Limits) -> Self {
-        let config = server_config(identity, bundles.clone());
+        Self::start_with(identity, bundles, limits, TlsPolicy::Usual).await
+    }
+
+    pub async fn start_with(
+        identity: IdentitySlot,
+        bundles: Arc<BundleSet>,
+        limits: Limits,
+        policy: TlsPolicy,
+    ) -> Self {
+        let config = server_config_with(identity, bundles.clone(), policy.into());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let incoming = tls_incoming(listener, config, limits);
@@ -128,18 +206,25 @@ impl Server {
         reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
         let (stop, stopped) = oneshot::channel();
         let service = tonic::service::interceptor::InterceptedService::new(health, look);
-        tokio::spawn(async move {
+        let served = tokio::spawn(async move {
             tonic::transport::Server::builder()
                 .add_service(service)
                 .serve_with_incoming_shutdown(incoming, async move { drop(stopped.await) })
                 .await
                 .unwrap();
         });
-        Self { addr, stats, peers, _stop: stop }
+        Self { addr, stats, peers, stop, served }
     }
 
     pub async fn of(ca: &Ca) -> Self {
         Self::start(slot(ca.identity(SERVER).await), ca.bundles(), Limits::default()).await
+    }
+
+    /// Stops; when it returns, the listener and all connections are closed.
+    pub async fn stop(self) {
+        drop(self.stop);
+        let limit = std::time::Duration::from_secs(30);
+        tokio::time::timeout(limit, self.served).await.expect("connections end").unwrap();
     }
 
     pub fn last_peer(&self) -> Arc<PeerInfo> {
@@ -163,6 +248,22 @@ impl Server {
         let config = client_config(id(expected), trust, identity.map(slot));
         connect(&self.addr.to_string(), config, ConnectOptions::default()).await
     }
+}
+
+/// Waits until a counter is at least there: a peer sees its connection closed before the server has counted it.
+pub async fn reaches(counter: &std::sync::atomic::AtomicU64, expected: u64) {
+    let counted = async {
+        while counter.load(std::sync::atomic::Ordering::Relaxed) < expected {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), counted).await.expect("counted");
+}
+
+/// As [`reaches`], and not beyond.
+pub async fn counts(counter: &std::sync::atomic::AtomicU64, expected: u64) {
+    reaches(counter, expected).await;
+    assert_eq!(counter.load(std::sync::atomic::Ordering::Relaxed), expected);
 }
 
 pub async fn call(channel: &Channel) -> Result<(), tonic::Status> {

@@ -1,11 +1,3 @@
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "tests fail loudly"
-)]
-
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 
@@ -41,7 +33,7 @@ async fn accept_errors_never_end_the_listener() {
     drop(TcpStream::connect(addr).await.unwrap());
     tokio::time::timeout(Duration::from_secs(30), async {
         while stats.failed_handshakes.load(Ordering::Relaxed) == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::task::yield_now().await;
         }
     })
     .await
@@ -57,7 +49,7 @@ async fn dropping_the_stream_closes_the_listener() {
     drop(tls_incoming(listener, config, Limits::default()));
     tokio::time::timeout(Duration::from_secs(30), async {
         while TcpStream::connect(addr).await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::task::yield_now().await;
         }
     })
     .await

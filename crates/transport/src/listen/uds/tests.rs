@@ -1,11 +1,3 @@
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "tests fail loudly"
-)]
-
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -87,7 +79,7 @@ async fn the_peer_is_known_and_users_have_a_limit() {
     let mut second = UnixStream::connect(&path).await.unwrap();
     tokio::time::timeout(Duration::from_secs(30), async {
         while stats.refused.load(Ordering::Relaxed) == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::task::yield_now().await;
         }
     })
     .await
@@ -99,7 +91,7 @@ async fn the_peer_is_known_and_users_have_a_limit() {
     drop(incoming);
     tokio::time::timeout(Duration::from_secs(30), async {
         while path.exists() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::task::yield_now().await;
         }
     })
     .await
