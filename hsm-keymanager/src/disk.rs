@@ -1,16 +1,16 @@
 //! `disk`: software keys in a file, in the format of SPIRE's `keys.json`. For evaluation, and for moving
 //! from SPIRE: the same file may be read by either.
 
+mod file;
+
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hardroot_runtime::state::write_atomic;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::sync::Mutex;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -81,8 +81,8 @@ pub enum DiskError {
     },
 }
 
-/// The file: names and PKCS#8 keys in base64. Wiped when dropped.
-#[derive(Default, Serialize, Deserialize)]
+/// The file as it is written: names and PKCS#8 keys in base64. Wiped when dropped.
+#[derive(Default, Serialize)]
 struct Entries {
     keys: BTreeMap<String, String>,
 }
@@ -110,19 +110,19 @@ impl DiskKeyManager {
     /// its owner.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, DiskError> {
         let path = path.into();
-        let keys = KeyMap::default();
-        for (name, encoded) in &read(&path)?.keys {
-            let bad = |reason: String| DiskError::Key {
-                path: path.clone(),
-                id: name.escape_default().to_string(),
-                reason,
-            };
-            let id = KeyId::new(name).map_err(|cause| bad(cause.to_string()))?;
-            let pkcs8 = Zeroizing::new(
-                STANDARD.decode(encoded).map_err(|cause| bad(format!("it is no base64: {cause}")))?,
-            );
-            keys.put(&id, SoftwareKey::from_pkcs8(&pkcs8).map_err(|cause| bad(cause.to_string()))?);
+        match file::read(&path)? {
+            Some(text) => Self::from_text(&text, path),
+            None => Ok(Self { path, keys: KeyMap::default(), file: Mutex::new(()) }),
         }
+    }
+
+    /// As [`DiskKeyManager::open`], of a file with this text.
+    ///
+    /// # Errors
+    /// [`DiskError::Format`], [`DiskError::Key`].
+    pub fn from_text(text: &[u8], path: impl Into<PathBuf>) -> Result<Self, DiskError> {
+        let path = path.into();
+        let keys = file::parse(text, &path)?;
         Ok(Self { path, keys, file: Mutex::new(()) })
     }
 
@@ -166,6 +166,10 @@ impl KeyManager for DiskKeyManager {
         }
     }
 
+    fn lanes(&self) -> usize {
+        crate::software::lanes()
+    }
+
     async fn generate(&self, id: &KeyId, kind: KeyType) -> Result<PublicKey, KeyError> {
         let key = generate(id, kind).await?;
         let public = key.public().clone();
@@ -191,30 +195,6 @@ impl KeyManager for DiskKeyManager {
         }
         self.change("destruction", id, None).await
     }
-}
-
-fn read(path: &Path) -> Result<Entries, DiskError> {
-    let cannot = |cause| DiskError::Read { path: path.to_owned(), cause };
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Entries::default()),
-        Err(cause) => return Err(cannot(cause)),
-    };
-    let mode = file.metadata().map_err(cannot)?.mode() & 0o7777;
-    if mode & 0o077 != 0 {
-        return Err(DiskError::Mode { path: path.to_owned(), mode });
-    }
-    let mut text = Zeroizing::new(Vec::new());
-    file.take(MAX_FILE + 1).read_to_end(&mut text).map_err(cannot)?;
-    if text.len() as u64 > MAX_FILE {
-        return Err(DiskError::TooLarge { path: path.to_owned() });
-    }
-    // The parser's own message may quote the text, which holds keys: only the place is told.
-    serde_json::from_slice(&text).map_err(|cause| DiskError::Format {
-        path: path.to_owned(),
-        line: cause.line(),
-        column: cause.column(),
-    })
 }
 
 fn write(path: &Path, entries: &Entries) -> Result<(), DiskError> {

@@ -1,5 +1,5 @@
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use proptest::prelude::*;
 
@@ -77,10 +77,32 @@ fn damage_is_named_without_quoting_keys() {
     let (_directory, path) = place(cut, 0o600);
     let error = DiskKeyManager::open(&path).err().unwrap();
     assert!(matches!(error, DiskError::Format { .. }), "{error}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), cut, "whoever repairs it finds what was there");
+    assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "and no other file");
 
     let (_directory, path) = place(r#"{"keys":{"x509-CA-A":"bm8ga2V5IGF0IGFsbA=="}}"#, 0o600);
     let error = DiskKeyManager::open(&path).err().unwrap().to_string();
     assert!(error.contains("x509-CA-A") && error.contains("PKCS#8") && !error.contains("bm8"), "{error}");
+
+    // One bad key spoils the file: keys that were left out would be made anew and take the place of the old ones.
+    let good = SPIRE.replacen("{\n\t\"keys\": {", "{\n\t\"keys\": {\n\t\t\"x509-CA-B\": \"!\",", 1);
+    let (_directory, path) = place(&good, 0o600);
+    let error = DiskKeyManager::open(&path).err().unwrap();
+    assert!(matches!(&error, DiskError::Key { id, .. } if id == "x509-CA-B"), "{error}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), good);
+
+    for (text, told) in [
+        ("{}", "line 1, column 2"),
+        (r#"{"keys":{},"keys":{}}"#, "line 1, column"),
+        (r#"{"keys":{}} x"#, "line 1, column 13"),
+        (r#"{"keys":[]}"#, "line 1, column"),
+        ("[]", "line 1, column"),
+    ] {
+        let error = DiskKeyManager::from_text(text.as_bytes(), "k").err().unwrap().to_string();
+        assert!(error.contains("damaged or in another format") && error.contains(told), "{text}: {error}");
+    }
+    let odd = DiskKeyManager::from_text(br#"{"version":1,"keys":{}}"#, "k");
+    assert!(odd.is_ok(), "other names are read over, as Go does");
 }
 
 proptest! {

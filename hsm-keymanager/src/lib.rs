@@ -31,10 +31,16 @@ pub trait KeyManager: Send + Sync {
     /// Where keys live and how that was checked; also the backend's name as in the configuration.
     fn custody(&self) -> Custody;
 
+    /// How many signatures it makes at the same time, at least 1: what is asked beyond waits inside.
+    fn lanes(&self) -> usize {
+        1
+    }
+
     /// Makes a key under `id`, replacing what was there.
     ///
     /// The new key is made, read back and proven by a test signature before an old one of the same id goes
-    /// away. A call that fails, or a process that dies halfway, leaves the old key usable; a half-made
+    /// away; where there was none, a slow backend may leave the proof to the key's first signature, and then
+    /// a key that fails it is given up. A call that fails, or a process that dies halfway, leaves the old key usable; a half-made
     /// object is never found by [`KeyManager::find`] and is removed by the next `generate` of that id.
     ///
     /// # Errors
@@ -59,6 +65,20 @@ pub trait KeyManager: Send + Sync {
     /// [`KeyError::NotFound`], [`KeyError::Mismatch`] when the scheme does not fit the key, or the device
     /// failed.
     async fn sign(&self, id: &KeyId, scheme: SignatureScheme, digest: &Digest) -> Result<Vec<u8>, KeyError>;
+
+    /// As [`KeyManager::sign`], for a caller that verifies the signature itself, with a public key that it knows from
+    /// elsewhere: a manager that verifies what it signs does not do it a second time.
+    ///
+    /// # Errors
+    /// As [`KeyManager::sign`].
+    async fn sign_unverified(
+        &self,
+        id: &KeyId,
+        scheme: SignatureScheme,
+        digest: &Digest,
+    ) -> Result<Vec<u8>, KeyError> {
+        self.sign(id, scheme, digest).await
+    }
 
     /// Destroys `id`. Destroying what is not there is no error.
     ///

@@ -28,6 +28,10 @@ impl KeyManager for MemoryKeyManager {
         }
     }
 
+    fn lanes(&self) -> usize {
+        crate::software::lanes()
+    }
+
     async fn generate(&self, id: &KeyId, kind: KeyType) -> Result<PublicKey, KeyError> {
         let key = generate(id, kind).await?;
         let public = key.public().clone();

@@ -177,6 +177,11 @@ impl KeyMap {
     }
 }
 
+/// Software signs on every core.
+pub(crate) fn lanes() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
 /// Makes a key off the async threads.
 pub(crate) async fn generate(id: &KeyId, kind: KeyType) -> Result<SoftwareKey, KeyError> {
     run("generation", id, move || SoftwareKey::generate(kind))

@@ -71,8 +71,15 @@ pub enum TpmKeyError {
 
 /// A key that was found.
 enum Entry {
-    Good { public: PublicKey, wrapped: WrappedKey },
-    Refused { reason: String },
+    Good {
+        public: PublicKey,
+        wrapped: WrappedKey,
+        /// It has made a signature that verified, or was found at start.
+        proven: bool,
+    },
+    Refused {
+        reason: String,
+    },
 }
 
 /// Keys of a TPM.
@@ -82,6 +89,13 @@ pub struct TpmKeyManager {
     keys: Mutex<BTreeMap<KeyId, Entry>>,
     /// Held while a key is made or destroyed: one change at a time.
     changing: tokio::sync::Mutex<()>,
+}
+
+/// Whether these bytes are taken for the key file of `id`: for tests of what damaged files cost.
+#[doc(hidden)]
+#[must_use]
+pub fn reads_key_file(id: &KeyId, bytes: &[u8]) -> bool {
+    store::decode(id, bytes).is_ok()
 }
 
 impl TpmKeyManager {
@@ -101,7 +115,7 @@ impl TpmKeyManager {
                 Ok(area) => match judge(&area) {
                     Ok(public) => {
                         tracing::info!(key = %id, "the TPM loaded a key, and its attributes are as they must be");
-                        Entry::Good { public, wrapped }
+                        Entry::Good { public, wrapped, proven: true }
                     }
                     Err(reason) => Entry::Refused { reason },
                 },
@@ -137,7 +151,7 @@ impl TpmKeyManager {
     fn good(&self, id: &KeyId) -> Result<Option<(PublicKey, WrappedKey)>, KeyError> {
         match self.keys().get(id) {
             None => Ok(None),
-            Some(Entry::Good { public, wrapped }) => Ok(Some((public.clone(), wrapped.clone()))),
+            Some(Entry::Good { public, wrapped, .. }) => Ok(Some((public.clone(), wrapped.clone()))),
             Some(Entry::Refused { reason }) => {
                 Err(KeyError::Refused { id: id.clone(), reason: reason.clone() })
             }
@@ -170,9 +184,39 @@ impl TpmKeyManager {
         let wrapped = self.tpm.create_signing_key().await?;
         // Loaded again and read back, as the next start will do it.
         let public = judge(&self.tpm.check_key(&wrapped).await?).map_err(TpmKeyError::Made)?;
-        let test = Digest::of(HashAlgorithm::Sha256, b"hardroot: does this key sign?");
-        self.signature(&public, &wrapped, &test).await?;
         Ok((public, wrapped))
+    }
+
+    /// Signs for nobody, to see whether the key does.
+    async fn prove(&self, public: &PublicKey, wrapped: &WrappedKey) -> Result<(), TpmKeyError> {
+        let test = Digest::of(HashAlgorithm::Sha256, b"hardroot: does this key sign?");
+        self.signature(public, wrapped, &test).await.map(|_signature| ())
+    }
+
+    fn is_proven(&self, id: &KeyId) -> bool {
+        matches!(self.keys().get(id), Some(Entry::Good { proven: true, .. }))
+    }
+
+    fn note_proven(&self, id: &KeyId, signed_by: &WrappedKey) {
+        if let Some(Entry::Good { wrapped, proven, .. }) = self.keys().get_mut(id)
+            && wrapped == signed_by
+        {
+            *proven = true;
+        }
+    }
+
+    /// A key whose very first signature was bad is of no use: the next attempt makes another.
+    async fn give_up(&self, id: &KeyId, bad: &WrappedKey) {
+        let _one_at_a_time = self.changing.lock().await;
+        let is_bad =
+            |entry: &Entry| matches!(entry, Entry::Good { wrapped, proven: false, .. } if wrapped == bad);
+        if !self.keys().get(id).is_some_and(is_bad) {
+            return;
+        }
+        if let Err(error) = self.store.set_aside(id, "its first signature does not verify") {
+            tracing::error!(key = %id, %error, "the file of a key that does not sign stays");
+        }
+        self.keys().remove(id);
     }
 }
 
@@ -244,12 +288,19 @@ impl KeyManager for TpmKeyManager {
         let _one_at_a_time = self.changing.lock().await;
         let failed = |error| failed("generation", id.as_str(), error);
         let (public, wrapped) = self.make().await.map_err(failed)?;
+        // What is replaced goes away for good, so the new key must have signed before. Where nothing is, the first
+        // signature is the proof, and a slow chip is spared one (a new box attests with five).
+        let replaces = self.keys().contains_key(id);
+        if replaces {
+            self.prove(&public, &wrapped).await.map_err(failed)?;
+        }
         // A file of another TPM is not ours to overwrite: it may be the only copy.
         if let Err(KeyError::Refused { reason, .. }) = self.good(id) {
             self.store.set_aside(id, &reason).map_err(failed)?;
         }
         self.store.write(id, &wrapped).map_err(failed)?;
-        self.keys().insert(id.clone(), Entry::Good { public: public.clone(), wrapped });
+        let entry = Entry::Good { public: public.clone(), wrapped, proven: replaces };
+        self.keys().insert(id.clone(), entry);
         tracing::info!(key = %id, "made a key in the TPM");
         Ok(public)
     }
@@ -272,7 +323,14 @@ impl KeyManager for TpmKeyManager {
         if scheme != SignatureScheme::Ecdsa {
             return Err(KeyError::Mismatch { id: id.clone(), kind: public.kind, scheme });
         }
-        self.signature(&public, &wrapped, digest).await.map_err(|error| failed("signing", id.as_str(), error))
+        let proven = self.is_proven(id);
+        let signed = self.signature(&public, &wrapped, digest).await;
+        match &signed {
+            Ok(_) if !proven => self.note_proven(id, &wrapped),
+            Err(TpmKeyError::BadSignature) if !proven => self.give_up(id, &wrapped).await,
+            _ => {}
+        }
+        signed.map_err(|error| failed("signing", id.as_str(), error))
     }
 
     async fn destroy(&self, id: &KeyId) -> Result<(), KeyError> {
@@ -292,7 +350,7 @@ impl WrappedKeys for TpmKeyManager {
         spki_der: &[u8],
     ) -> Result<Option<WrappedKey>, Box<dyn std::error::Error + Send + Sync>> {
         Ok(self.keys().values().find_map(|entry| match entry {
-            Entry::Good { public, wrapped } if public.spki_der == spki_der => Some(wrapped.clone()),
+            Entry::Good { public, wrapped, .. } if public.spki_der == spki_der => Some(wrapped.clone()),
             _ => None,
         }))
     }

@@ -9,7 +9,6 @@
 )]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use cryptoki::context::Pkcs11;
@@ -356,10 +355,10 @@ fn a_lost_session_or_login_is_repaired_without_the_caller_noticing() {
             let key = id("server-svid-A");
             let public = keys.generate(&key, KeyType::EcP256).await.unwrap();
             let mut tasks = tokio::task::JoinSet::new();
-            let done = Arc::new(AtomicU32::new(0));
+            let (done, mut signed) = tokio::sync::mpsc::unbounded_channel();
             for task in 0..8_u32 {
                 let (keys, key, public) = (Arc::clone(&keys), key.clone(), public.clone());
-                let done = Arc::clone(&done);
+                let done = done.clone();
                 tasks.spawn(async move {
                     for number in 0..100_u32 {
                         let digest = Digest::of(
@@ -368,14 +367,14 @@ fn a_lost_session_or_login_is_repaired_without_the_caller_noticing() {
                         );
                         let signature = keys.sign(&key, SignatureScheme::Ecdsa, &digest).await.unwrap();
                         assert!(verify(&public, SignatureScheme::Ecdsa, &digest, &signature));
-                        done.fetch_add(1, Ordering::Relaxed);
+                        done.send(()).unwrap();
                     }
                 });
             }
             // Logging out ends the login of every session of this process.
-            for wipe in 1..=5_u32 {
-                while done.load(Ordering::Relaxed) < wipe * 120 {
-                    tokio::time::sleep(Duration::from_millis(1)).await;
+            for _ in 0..5 {
+                for _ in 0..120 {
+                    signed.recv().await.unwrap();
                 }
                 other_program(hsm).logout().unwrap();
             }

@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
-use hardroot_emulators::Swtpm;
+use hardroot_emulators::{Fault, Swtpm, TpmProxy, code};
 use hardroot_hsm_keymanager::conformance::{Backend, run};
 use hardroot_hsm_keymanager::tpm::{Config, ForeignKeys, TpmKeyManager};
 use hardroot_hsm_keymanager::{
@@ -125,4 +125,41 @@ async fn a_damaged_file_is_set_aside_and_the_others_are_used() {
     // Writable by others: it proves nothing, and that is an operator's to repair.
     fs::set_permissions(directory.path().join("whole.tpmkey"), fs::Permissions::from_mode(0o666)).unwrap();
     assert!(open().await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_first_key_is_proven_by_its_first_signature_and_a_successor_before_it_replaces() {
+    let swtpm = Swtpm::start().unwrap();
+    let proxy = TpmProxy::before(&swtpm).unwrap();
+    let tpm = Tpm::open(DeviceConfig::new(proxy.tcti().parse().unwrap())).await.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let keys = TpmKeyManager::open(tpm, Config::new(directory.path())).await.unwrap();
+    let key = id("agent-svid-A");
+    let digest = Digest::of(HashAlgorithm::Sha256, b"x");
+    // The last byte of a signature's s stands before the five bytes of the empty password session.
+    let bad_signature = || proxy.inject(Some(code::SIGN), Fault::FlipBit { from_end: 6 }, 1);
+
+    let unfit = keys.generate(&key, KeyType::EcP256).await.unwrap();
+    assert_eq!(proxy.count(code::SIGN), 0, "a slow chip is spared a signature");
+    bad_signature();
+    let error = keys.sign(&key, SignatureScheme::Ecdsa, &digest).await.unwrap_err();
+    assert!(error.to_string().contains("signing"), "{error}");
+    assert!(keys.find(&key).await.unwrap().is_none(), "a key that does not sign is given up");
+    assert!(directory.path().join("agent-svid-A.tpmkey.damaged-1").exists());
+
+    let public = keys.generate(&key, KeyType::EcP256).await.unwrap();
+    assert_ne!(public, unfit);
+    let signature = keys.sign(&key, SignatureScheme::Ecdsa, &digest).await.unwrap();
+    assert!(verify(&public, SignatureScheme::Ecdsa, &digest, &signature));
+    // Once proven, a bad signature is refused but the key stays.
+    bad_signature();
+    keys.sign(&key, SignatureScheme::Ecdsa, &digest).await.unwrap_err();
+    assert_eq!(keys.find(&key).await.unwrap(), Some(public.clone()));
+
+    // A successor that does not sign leaves the old key where it is.
+    bad_signature();
+    keys.generate(&key, KeyType::EcP256).await.unwrap_err();
+    assert_eq!(keys.find(&key).await.unwrap(), Some(public.clone()));
+    let signature = keys.sign(&key, SignatureScheme::Ecdsa, &digest).await.unwrap();
+    assert!(verify(&public, SignatureScheme::Ecdsa, &digest, &signature));
 }

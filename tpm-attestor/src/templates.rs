@@ -1,7 +1,7 @@
 //! Templates of the keys we make, as `TPMT_PUBLIC` bytes.
 //!
-//! The endorsement keys follow the TCG EK Credential Profile 2.5, annex B: L-1 (RSA-2048), L-2 (P-256) and H-3 (P-384),
-//! so that the keys come out as the manufacturer certified them.
+//! The endorsement keys follow the TCG EK Credential Profile 2.5, annex B: L-1 and H-1 (RSA-2048), L-2 and H-2 (P-256), H-3
+//! (P-384), so that the keys come out as the manufacturer certified them.
 
 use crate::verify::Attributes;
 use crate::wire::put_sized;
@@ -25,6 +25,11 @@ const STORAGE: Attributes = FIXED.with(Attributes::RESTRICTED).with(Attributes::
 const POLICY_A_SHA256: [u8; 32] = [
     0x83, 0x71, 0x97, 0x67, 0x44, 0x84, 0xb3, 0xf8, 0x1a, 0x90, 0xcc, 0x8d, 0x46, 0xa5, 0xd7, 0x24, 0xfd,
     0x52, 0xd7, 0x6e, 0x06, 0x52, 0x0b, 0x64, 0xf2, 0xa1, 0xda, 0x1b, 0x33, 0x14, 0x69, 0xaa,
+];
+/// TPM2_PolicyOR(PolicyA, PolicyC), SHA-256 (EK Credential Profile B.6.5, PolicyB).
+const POLICY_B_SHA256: [u8; 32] = [
+    0xca, 0x3d, 0x0a, 0x99, 0xa2, 0xb9, 0x39, 0x06, 0xf7, 0xa3, 0x34, 0x24, 0x14, 0xef, 0xcf, 0xb3, 0xa3,
+    0x85, 0xd4, 0x4c, 0xd1, 0xfd, 0x45, 0x90, 0x89, 0xd1, 0x9b, 0x50, 0x71, 0xc0, 0xb7, 0xa0,
 ];
 /// TPM2_PolicyOR(PolicyA, PolicyC), SHA-384 (EK Credential Profile B.6.5, PolicyB).
 const POLICY_B_SHA384: [u8; 48] = [
@@ -92,9 +97,26 @@ pub(crate) fn ek_p256() -> Vec<u8> {
     ecc(out, &[AES, 128, CFB, NULL, P256, NULL], 32)
 }
 
+/// Attributes of the templates for the high range of NV indices.
+const HIGH: Attributes = STORAGE.with(Attributes::ADMIN_WITH_POLICY).with(Attributes::USER_WITH_AUTH);
+
+/// Endorsement key, RSA-2048 (template H-1).
+pub(crate) fn ek_rsa_2048_high() -> Vec<u8> {
+    let mut out = head(RSA, SHA256, HIGH, &POLICY_B_SHA256);
+    numbers(&mut out, &[AES, 128, CFB, NULL, 2048]);
+    out.extend_from_slice(&0_u32.to_be_bytes());
+    put_sized(&mut out, &[]);
+    out
+}
+
+/// Endorsement key, P-256 (template H-2).
+pub(crate) fn ek_p256_high() -> Vec<u8> {
+    let out = head(ECC, SHA256, HIGH, &POLICY_B_SHA256);
+    ecc(out, &[AES, 128, CFB, NULL, P256, NULL], 0)
+}
+
 /// Endorsement key, P-384 (template H-3).
 pub(crate) fn ek_p384() -> Vec<u8> {
-    let attributes = STORAGE.with(Attributes::ADMIN_WITH_POLICY).with(Attributes::USER_WITH_AUTH);
-    let out = head(ECC, SHA384, attributes, &POLICY_B_SHA384);
+    let out = head(ECC, SHA384, HIGH, &POLICY_B_SHA384);
     ecc(out, &[AES, 256, CFB, NULL, P384, NULL], 0)
 }

@@ -86,6 +86,12 @@ impl<'a> Reader<'a> {
         self.take(n)
     }
 
+    /// How many bytes are left.
+    #[must_use]
+    pub fn left(&self) -> usize {
+        self.rest.len()
+    }
+
     /// Ends reading.
     ///
     /// # Errors

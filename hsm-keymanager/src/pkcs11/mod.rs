@@ -32,6 +32,7 @@ pub use names::Namespace;
 use error::Failure;
 use module::Module;
 use names::Names;
+use objects::Check;
 use token::{Token, Wanted};
 use worker::{Pool, Shared};
 
@@ -116,6 +117,7 @@ impl Config {
 /// Keys in a PKCS#11 token.
 pub struct Pkcs11KeyManager {
     pool: Pool,
+    lanes: usize,
     timeout: Duration,
     generate_timeout: Duration,
     detail: String,
@@ -154,8 +156,13 @@ impl Pkcs11KeyManager {
             info.model(),
             info.serial_number()
         );
-        let manager =
-            Self { pool, timeout: config.timeout, generate_timeout: config.generate_timeout, detail };
+        let manager = Self {
+            pool,
+            lanes: threads,
+            timeout: config.timeout,
+            generate_timeout: config.generate_timeout,
+            detail,
+        };
         let keys = manager.pool.call(manager.timeout, objects::ids).await.map_err(failed)?;
         for id in keys {
             match manager.find(&id).await {
@@ -167,6 +174,18 @@ impl Pkcs11KeyManager {
             }
         }
         Ok(manager)
+    }
+
+    async fn sign_with(
+        &self,
+        id: &KeyId,
+        scheme: SignatureScheme,
+        digest: &Digest,
+        check: Check,
+    ) -> Result<Vec<u8>, KeyError> {
+        let (owned, digest) = (id.clone(), digest.clone());
+        self.call("signing", id, self.timeout, move |at| objects::sign(at, &owned, scheme, &digest, check))
+            .await
     }
 
     async fn call<T: Send + 'static>(
@@ -208,6 +227,10 @@ impl KeyManager for Pkcs11KeyManager {
         Custody { backend: "pkcs11", hardware: true, detail: self.detail.clone() }
     }
 
+    fn lanes(&self) -> usize {
+        self.lanes
+    }
+
     async fn generate(&self, id: &KeyId, kind: KeyType) -> Result<PublicKey, KeyError> {
         let owned = id.clone();
         self.call("generation", id, self.generate_timeout, move |at| objects::generate(at, &owned, kind))
@@ -235,8 +258,16 @@ impl KeyManager for Pkcs11KeyManager {
     }
 
     async fn sign(&self, id: &KeyId, scheme: SignatureScheme, digest: &Digest) -> Result<Vec<u8>, KeyError> {
-        let (owned, digest) = (id.clone(), digest.clone());
-        self.call("signing", id, self.timeout, move |at| objects::sign(at, &owned, scheme, &digest)).await
+        self.sign_with(id, scheme, digest, Check::AsConfigured).await
+    }
+
+    async fn sign_unverified(
+        &self,
+        id: &KeyId,
+        scheme: SignatureScheme,
+        digest: &Digest,
+    ) -> Result<Vec<u8>, KeyError> {
+        self.sign_with(id, scheme, digest, Check::ByCaller).await
     }
 
     async fn destroy(&self, id: &KeyId) -> Result<(), KeyError> {

@@ -110,7 +110,7 @@ impl Store {
 }
 
 /// Reads a key file's content. The reason never quotes it.
-fn decode(id: &KeyId, bytes: &[u8]) -> Result<WrappedKey, &'static str> {
+pub(super) fn decode(id: &KeyId, bytes: &[u8]) -> Result<WrappedKey, &'static str> {
     let stored: Stored =
         serde_json::from_slice(bytes).map_err(|_quotes_the_text| "it is not in the format of a key file")?;
     if stored.version != 1 {

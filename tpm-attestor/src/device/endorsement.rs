@@ -3,30 +3,33 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use tss_esapi::constants::{PropertyTag, SessionType};
-use tss_esapi::handles::{AuthHandle, KeyHandle, NvIndexHandle, SessionHandle, TpmHandle};
+use tss_esapi::constants::SessionType;
+use tss_esapi::handles::{AuthHandle, KeyHandle, SessionHandle, TpmHandle};
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
-use tss_esapi::interface_types::resource_handles::{Hierarchy, NvAuth};
+use tss_esapi::interface_types::resource_handles::Hierarchy;
 use tss_esapi::interface_types::session_handles::{AuthSession, PolicySession};
 use tss_esapi::structures::SymmetricDefinition;
 
 use super::chip::{Chip, Cover, NONE};
+use super::ek_template::{Place, Template};
 use super::keys::parse_public;
 use super::queue::Urgency;
 use super::{Tpm, TpmError, WrappedKey};
 use crate::templates;
-use crate::verify::{Attributes, PublicArea, certificate_key};
+use crate::verify::{Attributes, BadStructure, MAX_PUBLIC_BYTES, PublicArea, certificate_key};
 
 /// Persistent handles of endorsement keys (TCG Registry of Reserved TPM 2.0 Handles, 2.3.1).
 const EK_HANDLES: RangeInclusive<u32> = 0x8101_0000..=0x8101_ffff;
 /// NV indices with certificates of an on-die CA (EK Credential Profile 2.2.1.4, 2.2.1.5).
 const CHAIN_INDICES: RangeInclusive<u32> = 0x01c0_0100..=0x01c0_01ff;
+/// The first NV index of the TCG's for endorsement keys.
+const FIRST_INDEX: u32 = 0x01c0_0000;
 /// Largest certificate read from NV.
 const MAX_CERTIFICATE: usize = 8192;
 /// Largest chain read from NV, all indices together.
 const MAX_CHAIN: usize = 16384;
-/// What every TPM reads in one go.
-const NV_CHUNK: u32 = 512;
+/// Largest nonce read from NV: an RSA key's unique field.
+const MAX_NONCE: usize = 256;
 
 /// Kinds of endorsement key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -56,41 +59,6 @@ impl EkKind {
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == name)
-    }
-
-    /// Where the certificate is in NV (EK Credential Profile 2.2.1.4).
-    fn certificate_index(self) -> u32 {
-        match self {
-            Self::Rsa2048 => 0x01c0_0002,
-            Self::EcP256 => 0x01c0_000a,
-            Self::EcP384 => 0x01c0_0016,
-        }
-    }
-
-    fn template(self) -> Vec<u8> {
-        match self {
-            Self::Rsa2048 => templates::ek_rsa_2048(),
-            Self::EcP256 => templates::ek_p256(),
-            Self::EcP384 => templates::ek_p384(),
-        }
-    }
-
-    /// Bytes of the template's unique field, at its end.
-    fn unique_length(self) -> usize {
-        match self {
-            Self::Rsa2048 => 258,
-            Self::EcP256 => 68,
-            Self::EcP384 => 4,
-        }
-    }
-
-    /// Where to store a key made from the template.
-    fn persistent_handle(self) -> u32 {
-        match self {
-            Self::Rsa2048 => 0x8101_0001,
-            Self::EcP256 => 0x8101_0002,
-            Self::EcP384 => 0x8101_0016,
-        }
     }
 }
 
@@ -156,13 +124,21 @@ impl Tpm {
 
 impl Chip {
     fn endorsement_key(&mut self, kind: Option<EkKind>) -> Result<EndorsementKey, TpmError> {
-        let indices: Vec<TpmHandle> = self.handles(0x01c0_0000)?;
-        let holds = |index: u32| indices.iter().copied().find(|handle| u32::from(*handle) == index);
+        const OP: &str = "find the endorsement key";
+        let indices: Vec<TpmHandle> = self.handles(FIRST_INDEX)?;
+        let certified_place =
+            |kind: EkKind| Place::of(kind).iter().find(|place| held(&indices, place.certificate).is_some());
         let kind = kind
-            .or_else(|| EkKind::ALL.into_iter().find(|kind| holds(kind.certificate_index()).is_some()))
+            .or_else(|| EkKind::ALL.into_iter().find(|kind| certified_place(*kind).is_some()))
             .unwrap_or(EkKind::EcP256);
+        let with_template = || Place::of(kind).iter().find(|place| held(&indices, place.template).is_some());
+        let place = certified_place(kind).or_else(with_template).or(Place::of(kind).first());
+        // Every kind has a place.
+        let Some(place) = place else {
+            return Err(TpmError::Answer { op: OP, reason: format!("no place is known for {kind} keys") });
+        };
         let mut certificate = None;
-        if let Some(index) = holds(kind.certificate_index()) {
+        if let Some(index) = held(&indices, place.certificate) {
             certificate = first_certificate(&self.nv_read(index, MAX_CERTIFICATE)?).map(<[u8]>::to_vec);
         }
         let certified = certificate.as_deref().and_then(|der| certificate_key(der).ok());
@@ -172,7 +148,10 @@ impl Chip {
         }
         let public = match public {
             Some(public) => public,
-            None => self.template_endorsement(kind)?,
+            None => {
+                let template = self.ek_template(kind, place, &indices)?;
+                self.template_endorsement(kind, place, &template)?
+            }
         };
         if certified.as_ref() != Some(public.key()) && certificate.is_some() {
             tracing::warn!(%kind, "the certificate in NV is not for the endorsement key: it is left out");
@@ -214,20 +193,49 @@ impl Chip {
         Ok(None)
     }
 
+    /// What makes the key of a place: the template and the nonce from NV, where there are any.
+    fn ek_template(
+        &mut self,
+        kind: EkKind,
+        place: &Place,
+        indices: &[TpmHandle],
+    ) -> Result<Template, TpmError> {
+        const OP: &str = "read the endorsement key's template";
+        let evidence = |cause: BadStructure| TpmError::Evidence { op: OP, cause: cause.into() };
+        let mut template = place.standard_template(kind).map_err(evidence)?;
+        if let Some(index) = held(indices, place.template) {
+            match Template::parse(kind, &self.nv_read(index, MAX_PUBLIC_BYTES)?) {
+                Ok(from_nv) => template = from_nv,
+                Err(error) => {
+                    tracing::warn!(%kind, %error, "the endorsement key template in NV is not used");
+                }
+            }
+        }
+        if let Some(index) = place.nonce.and_then(|index| held(indices, index)) {
+            match template.with_nonce(&self.nv_read(index, MAX_NONCE)?) {
+                Some(with_nonce) => template = with_nonce,
+                None => {
+                    tracing::warn!(%kind, "the endorsement key nonce in NV has the wrong size and is not used")
+                }
+            }
+        }
+        Ok(template)
+    }
+
     /// The endorsement key that follows from the seed and the template; it is stored, so that it is made only once.
-    fn template_endorsement(&mut self, kind: EkKind) -> Result<PublicArea, TpmError> {
-        let template = kind.template();
-        // Everything before the unique field is the template's own; a persistent key with the same is that key.
-        let fixed_length = template.len() - kind.unique_length();
-        let fixed = |bytes: &[u8]| bytes.get(..fixed_length).map(<[u8]>::to_vec);
-        if let Some(public) =
-            self.persistent_endorsement(|found| fixed(found.as_bytes()) == fixed(&template))?
-        {
+    fn template_endorsement(
+        &mut self,
+        kind: EkKind,
+        place: &Place,
+        template: &Template,
+    ) -> Result<PublicArea, TpmError> {
+        // A persistent key that differs in nothing but the unique field is that key.
+        if let Some(public) = self.persistent_endorsement(|found| template.fits(found.as_bytes()))? {
             return Ok(public);
         }
-        let made = self.create_primary(Hierarchy::Endorsement, &template)?;
+        let made = self.create_primary(Hierarchy::Endorsement, template.as_bytes())?;
         let public = self.read_public(made)?;
-        match self.make_persistent(made, kind.persistent_handle()) {
+        match self.make_persistent(made, place.persistent_handle) {
             Ok(handle) => self.endorsement_keys.push((public.as_bytes().to_vec(), handle)),
             // Without owner authority, or with full NV, it is made anew each time: slower, not weaker.
             Err(error) => {
@@ -255,11 +263,19 @@ impl Chip {
         {
             return Ok((handle, public));
         }
-        let made = self.create_primary(Hierarchy::Endorsement, &ek.kind.template())?;
-        if self.read_public(made)?.as_bytes() != ek.public {
-            return Err(TpmError::ReplacedEndorsementKey);
+        let indices = self.handles(FIRST_INDEX)?;
+        for place in Place::of(ek.kind) {
+            let template = self.ek_template(ek.kind, place, &indices)?;
+            if !template.fits(&ek.public) {
+                continue;
+            }
+            let made = self.create_primary(Hierarchy::Endorsement, template.as_bytes())?;
+            if self.read_public(made)?.as_bytes() == ek.public {
+                return Ok((made, public));
+            }
+            self.release(made);
         }
-        Ok((made, public))
+        Err(TpmError::ReplacedEndorsementKey)
     }
 
     /// What authorises the use of an endorsement key: its (empty) auth value or TPM2_PolicySecret of the hierarchy.
@@ -296,42 +312,11 @@ impl Chip {
         })?;
         Ok(session)
     }
+}
 
-    /// Reads an NV index whole; one larger than `limit` counts as empty.
-    fn nv_read(&mut self, index: TpmHandle, limit: usize) -> Result<Vec<u8>, TpmError> {
-        const OP: &str = "read a certificate from NV";
-        let object = self.run(OP, NONE, |tpm| tpm.tr_from_tpm_public(index))?;
-        let handle = NvIndexHandle::from(object);
-        let (public, _) = self.run(OP, NONE, |tpm| tpm.nv_read_public(handle))?;
-        let size = public.data_size();
-        let mut data = Vec::with_capacity(size.min(limit));
-        if size > limit {
-            tracing::warn!(size, limit, "an NV index is too large for a certificate");
-            return Ok(data);
-        }
-        let chunk = self
-            .run(OP, NONE, |tpm| tpm.get_tpm_property(PropertyTag::NvBufferMax))?
-            .unwrap_or(NV_CHUNK)
-            .clamp(1, 1024);
-        while data.len() < size {
-            let length = (size - data.len()).min(chunk as usize);
-            let (length, offset) = match (u16::try_from(length), u16::try_from(data.len())) {
-                (Ok(length), Ok(offset)) => (length, offset),
-                _ => break,
-            };
-            // Certificates are readable with the index's own, empty auth value (EK Credential Profile 2.2.1.4).
-            let read = self.run(OP, (Some(AuthSession::Password), None, None), |tpm| {
-                tpm.nv_read(NvAuth::NvIndex(handle), handle, length, offset)
-            })?;
-            if read.is_empty() {
-                break;
-            }
-            data.extend_from_slice(&read);
-        }
-        let mut object = object;
-        self.run(OP, NONE, |tpm| tpm.tr_close(&mut object))?;
-        Ok(data)
-    }
+/// The handle of an NV index, if it is among those there are.
+fn held(indices: &[TpmHandle], index: u32) -> Option<TpmHandle> {
+    indices.iter().copied().find(|handle| u32::from(*handle) == index)
 }
 
 fn chain_text(error: &TpmError) -> String {

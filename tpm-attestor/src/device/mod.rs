@@ -8,10 +8,12 @@
 mod auth;
 mod chip;
 mod config;
+mod ek_template;
 mod endorsement;
 mod error;
 mod info;
 mod keys;
+mod nv;
 mod queue;
 mod quiet;
 mod quote;

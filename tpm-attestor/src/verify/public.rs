@@ -76,6 +76,12 @@ impl Attributes {
         Self(self.0 | other.0)
     }
 
+    /// Attributes with these bits.
+    #[must_use]
+    pub const fn from_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+
     /// As stored in the public area.
     #[must_use]
     pub const fn bits(self) -> u32 {
