@@ -10,4 +10,7 @@ pub mod config;
 pub mod datastore;
 pub mod endpoints;
 pub mod entries;
+pub mod instance;
+pub mod migrate;
 pub mod run;
+pub mod telemetry;

@@ -32,7 +32,7 @@ fn field(what: &'static str) -> impl Fn(BadMessage) -> BadMessage {
 }
 
 /// The texts of go-spiffe, which clients and their tests know.
-fn go_text(fault: &BadSpiffeId) -> String {
+pub(crate) fn go_text(fault: &BadSpiffeId) -> String {
     match fault {
         BadSpiffeId::Empty => "cannot be empty".to_owned(),
         BadSpiffeId::Scheme => "scheme is missing or invalid".to_owned(),
@@ -62,20 +62,30 @@ pub(super) fn trust_domain(text: &str) -> Result<TrustDomain, BadMessage> {
 
 /// An ID of our trust domain, with a path.
 pub(super) fn member(own: &TrustDomain, id: Option<&types::Spiffeid>) -> Result<SpiffeId, BadMessage> {
-    let id = id.ok_or(BadMessage::NoId)?;
-    let id = SpiffeId::new(&trust_domain(&id.trust_domain)?, &id.path).map_err(BadMessage::Id)?;
-    if !id.is_member_of(own) {
-        return Err(BadMessage::NotMember { id, trust_domain: own.clone() });
-    }
+    let id = parsed(own, id)?;
     if id.path().is_empty() {
         return Err(wrong(own, id, "a member of", "path is empty"));
     }
     Ok(id)
 }
 
+/// An ID of our trust domain.
+fn parsed(own: &TrustDomain, id: Option<&types::Spiffeid>) -> Result<SpiffeId, BadMessage> {
+    let id = id.ok_or(BadMessage::NoId)?;
+    let id = SpiffeId::new(&trust_domain(&id.trust_domain)?, &id.path).map_err(BadMessage::Id)?;
+    ours(own, id)
+}
+
+fn ours(own: &TrustDomain, id: SpiffeId) -> Result<SpiffeId, BadMessage> {
+    if id.is_member_of(own) { Ok(id) } else { Err(BadMessage::NotMember { id, trust_domain: own.clone() }) }
+}
+
 /// An ID of our trust domain below `/spire/agent/`.
 pub(super) fn agent(own: &TrustDomain, id: Option<&types::Spiffeid>) -> Result<SpiffeId, BadMessage> {
-    let id = member(own, id)?;
+    let id = parsed(own, id)?;
+    if id.path().is_empty() {
+        return Err(wrong(own, id, "an agent in", "path is empty"));
+    }
     if !id.path().starts_with("/spire/agent/") {
         return Err(wrong(own, id, "an agent in", "path is not in the agent namespace"));
     }
@@ -84,7 +94,15 @@ pub(super) fn agent(own: &TrustDomain, id: Option<&types::Spiffeid>) -> Result<S
 
 /// An ID of our trust domain that is not reserved.
 pub(super) fn workload(own: &TrustDomain, id: Option<&types::Spiffeid>) -> Result<SpiffeId, BadMessage> {
-    let id = member(own, id)?;
+    check_workload(own, parsed(own, id)?)
+}
+
+/// As [`workload`], of an ID that did not come as a message.
+pub(super) fn check_workload(own: &TrustDomain, id: SpiffeId) -> Result<SpiffeId, BadMessage> {
+    let id = ours(own, id)?;
+    if id.path().is_empty() {
+        return Err(wrong(own, id, "a workload in", "path is empty"));
+    }
     if id.is_reserved() {
         return Err(wrong(own, id, "a workload in", "path is in the reserved namespace"));
     }
@@ -118,6 +136,22 @@ pub(super) fn selector_messages(selectors: &[Selector]) -> Vec<types::Selector> 
             value: selector.value().to_owned(),
         })
         .collect()
+}
+
+/// `type:value`.
+pub(super) fn selector_text(selector: &types::Selector) -> String {
+    format!("{}:{}", selector.r#type, selector.value)
+}
+
+/// The name of a `MatchBehavior`, as SPIRE's log has it.
+pub(super) fn match_text(number: i32) -> String {
+    match number {
+        0 => "MATCH_EXACT".to_owned(),
+        1 => "MATCH_SUBSET".to_owned(),
+        2 => "MATCH_SUPERSET".to_owned(),
+        3 => "MATCH_ANY".to_owned(),
+        other => other.to_string(),
+    }
 }
 
 /// `SelectorMatch.MatchBehavior` and `FederatesWithMatch.MatchBehavior`, whose numbers are the same.
@@ -171,35 +205,56 @@ pub(super) fn entry_mask(mask: Option<&types::EntryMask>) -> EntryMask {
 }
 
 /// An entry as a message, with the fields of `mask` (all without one).
-pub(super) fn entry_message(entry: &Entry, mask: Option<&types::EntryMask>) -> types::Entry {
-    let show = entry_mask(mask);
-    let (revision, created) = mask.map_or((true, true), |mask| (mask.revision_number, mask.created_at));
+pub(crate) fn entry_message(entry: &Entry, mask: Option<&types::EntryMask>) -> types::Entry {
     let attributes = types::entry::AdditionalAttributes {
         disable_x509_svid_prefetch: entry.disable_x509_svid_prefetch,
         jwt_svid_include_jti: entry.jwt_svid_include_jti,
     };
     let has_attributes = entry.disable_x509_svid_prefetch || entry.jwt_svid_include_jti;
-    types::Entry {
+    let message = types::Entry {
         id: entry.id.clone(),
-        spiffe_id: show.spiffe_id.then(|| spiffe_id(&entry.spiffe_id)),
-        parent_id: show.parent_id.then(|| spiffe_id(&entry.parent_id)),
-        selectors: if show.selectors { selector_messages(&entry.selectors) } else { Vec::new() },
-        x509_svid_ttl: if show.x509_svid_ttl { entry.x509_svid_ttl } else { 0 },
-        federates_with: if show.federates_with {
-            entry.federates_with.iter().map(ToString::to_string).collect()
-        } else {
-            Vec::new()
-        },
-        admin: show.admin && entry.admin,
-        downstream: show.downstream && entry.downstream,
-        expires_at: if show.expires_at { entry.expires_at } else { 0 },
-        dns_names: if show.dns_names { entry.dns_names.clone() } else { Vec::new() },
-        revision_number: if revision { entry.revision_number } else { 0 },
-        store_svid: show.store_svid && entry.store_svid,
-        jwt_svid_ttl: if show.jwt_svid_ttl { entry.jwt_svid_ttl } else { 0 },
-        hint: if show.hint { entry.hint.clone() } else { String::new() },
-        created_at: if created { entry.created_at } else { 0 },
-        additional_attributes: (show.additional_attributes && has_attributes).then_some(attributes),
+        spiffe_id: Some(spiffe_id(&entry.spiffe_id)),
+        parent_id: Some(spiffe_id(&entry.parent_id)),
+        selectors: selector_messages(&entry.selectors),
+        x509_svid_ttl: entry.x509_svid_ttl,
+        federates_with: entry.federates_with.iter().map(ToString::to_string).collect(),
+        admin: entry.admin,
+        downstream: entry.downstream,
+        expires_at: entry.expires_at,
+        dns_names: entry.dns_names.clone(),
+        revision_number: entry.revision_number,
+        store_svid: entry.store_svid,
+        jwt_svid_ttl: entry.jwt_svid_ttl,
+        hint: entry.hint.clone(),
+        created_at: entry.created_at,
+        additional_attributes: has_attributes.then_some(attributes),
+    };
+    masked_entry(message, mask)
+}
+
+/// Leaves the fields of `mask` in a message, and its id.
+pub(super) fn masked_entry(message: types::Entry, mask: Option<&types::EntryMask>) -> types::Entry {
+    let Some(show) = mask else { return message };
+    let number = |shown: bool, number: i64| if shown { number } else { 0 };
+    let seconds = |shown: bool, seconds: i32| if shown { seconds } else { 0 };
+    let list = |shown: bool, list: Vec<String>| if shown { list } else { Vec::new() };
+    types::Entry {
+        id: message.id,
+        spiffe_id: message.spiffe_id.filter(|_| show.spiffe_id),
+        parent_id: message.parent_id.filter(|_| show.parent_id),
+        selectors: if show.selectors { message.selectors } else { Vec::new() },
+        x509_svid_ttl: seconds(show.x509_svid_ttl, message.x509_svid_ttl),
+        federates_with: list(show.federates_with, message.federates_with),
+        admin: show.admin && message.admin,
+        downstream: show.downstream && message.downstream,
+        expires_at: number(show.expires_at, message.expires_at),
+        dns_names: list(show.dns_names, message.dns_names),
+        revision_number: number(show.revision_number, message.revision_number),
+        store_svid: show.store_svid && message.store_svid,
+        jwt_svid_ttl: seconds(show.jwt_svid_ttl, message.jwt_svid_ttl),
+        hint: if show.hint { message.hint } else { String::new() },
+        created_at: number(show.created_at, message.created_at),
+        additional_attributes: message.additional_attributes.filter(|_| show.additional_attributes),
     }
 }
 

@@ -1,9 +1,7 @@
 //! What the tests of services and commands share: a store, the services, and a socket they are served on.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail loudly")]
-
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hardroot_api::hardroot::server::tpm::v1::tpm_server::TpmServer;
@@ -11,9 +9,13 @@ use hardroot_api::spire::api::server::agent::v1 as agent_wire;
 use hardroot_api::spire::api::server::agent::v1::agent_server::AgentServer;
 use hardroot_api::spire::api::server::bundle::v1::bundle_server::BundleServer;
 use hardroot_api::spire::api::server::entry::v1::entry_server::EntryServer;
+use hardroot_api::spire::api::server::logger::v1::logger_server::LoggerServer;
+use hardroot_api::spire::api::server::svid::v1::svid_server::SvidServer;
+use hardroot_api::spire::api::server::trustdomain::v1::trust_domain_server::TrustDomainServer;
 use hardroot_api::spire::api::types;
 use hardroot_identity::{SpiffeId, TrustDomain};
 use hardroot_runtime::clock::{Clock, ManualClock};
+use hardroot_runtime::logs::{self, LogFormat, LogHandle, LogLevel, LogOutput};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::service::InterceptorLayer;
 use tonic::{Request, Response, Status, Streaming};
@@ -21,11 +23,17 @@ use tonic::{Request, Response, Status, Streaming};
 use super::agent::AgentService;
 use super::bundle::BundleService;
 use super::entry::EntryService;
+use super::logger::LoggerService;
+use super::svid::{SvidConfig, SvidService};
 use super::tpm::TpmService;
+use super::trustdomain::TrustDomainService;
 use crate::attest::{AgentSvids, AttestStream};
 use crate::audit::Audit;
+use crate::authority::testing::{Steps, Token, TokenSession};
+use crate::authority::{Authority, AuthorityConfig};
 use crate::authz::Caller;
-use crate::datastore::{Datastore, Node, Nodes, SqliteStore};
+use crate::datastore::{Datastore, Node, Nodes, OUTAGE_STALENESS, SqlStore};
+use crate::endpoints::BundleCache;
 use crate::entries::AuthorizedEntries;
 
 /// When the clock of every site starts.
@@ -33,9 +41,14 @@ pub(crate) const NOW: u64 = 1_700_000_000;
 
 /// A server without authority and listeners.
 pub(crate) struct Site {
-    pub(crate) store: Arc<SqliteStore>,
+    pub(crate) store: Arc<SqlStore>,
     pub(crate) entries: Arc<AuthorizedEntries>,
+    pub(crate) bundles: Arc<BundleCache>,
     pub(crate) clock: ManualClock,
+    pub(crate) log: LogHandle,
+    lines: Arc<Mutex<Vec<u8>>>,
+    /// Without it the level could not be changed.
+    _subscriber: Box<dyn std::any::Any + Send + Sync>,
     dir: tempfile::TempDir,
 }
 
@@ -85,9 +98,25 @@ pub(crate) fn from_agent<T>(path: &str, message: T) -> Request<T> {
 impl Site {
     pub(crate) async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let store = Arc::new(SqliteStore::open(&dir.path().join("db")).await.unwrap());
-        let entries = AuthorizedEntries::load(store.clone(), own()).await.unwrap();
-        Self { store, entries, clock: ManualClock::new(at(NOW)), dir }
+        let store = Arc::new(SqlStore::open_file(dir.path().join("db")).await.unwrap());
+        let entries = AuthorizedEntries::load(store.clone(), own(), OUTAGE_STALENESS).await.unwrap();
+        let bundles = Arc::new(BundleCache::new(store.clone(), own()));
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let output = LogOutput::Buffer(Arc::clone(&lines));
+        let (subscriber, log) = logs::subscriber(LogFormat::Json, LogLevel::Info, output).unwrap();
+        let clock = ManualClock::new(at(NOW));
+        Self { store, entries, bundles, clock, log, lines, _subscriber: Box::new(subscriber), dir }
+    }
+
+    /// Writes into the lines of this site.
+    pub(crate) fn audit(&self) -> Audit {
+        Audit::new(self.log.clone(), true)
+    }
+
+    /// The audit lines so far, which are taken away.
+    pub(crate) fn audit_lines(&self) -> Vec<serde_json::Value> {
+        let text = String::from_utf8(std::mem::take(&mut *self.lines.lock().unwrap())).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     fn datastore(&self) -> Arc<dyn Datastore> {
@@ -100,15 +129,21 @@ impl Site {
 
     pub(crate) fn entry_service(&self) -> EntryService {
         let entries = Arc::clone(&self.entries);
-        EntryService::new(own(), self.datastore(), entries, self.shared_clock(), Audit::new(true))
+        EntryService::new(own(), self.datastore(), entries, self.shared_clock(), self.audit())
     }
 
     pub(crate) fn agent_service(&self) -> AgentService {
-        AgentService::new(own(), self.datastore(), Arc::new(NoSvids), self.shared_clock())
+        let entries = Arc::clone(&self.entries);
+        AgentService::new(own(), self.datastore(), entries, Arc::new(NoSvids), self.shared_clock())
     }
 
     pub(crate) fn bundle_service(&self) -> BundleService {
-        BundleService::new(own(), self.datastore(), Audit::new(true))
+        let (bundles, entries) = (Arc::clone(&self.bundles), Arc::clone(&self.entries));
+        BundleService::new(own(), self.datastore(), bundles, entries, self.audit())
+    }
+
+    pub(crate) fn trust_domain_service(&self) -> TrustDomainService {
+        TrustDomainService::new(own(), self.datastore(), self.audit())
     }
 
     pub(crate) fn tpm_service(&self) -> TpmService {
@@ -131,8 +166,12 @@ impl Site {
         self.store.attested(node, None).await.unwrap();
     }
 
-    /// Serves everything on a socket; every caller is the local admin. Healthy as told.
+    /// Serves everything but SVIDs on a socket; every caller is the local admin. Healthy as told.
     pub(crate) async fn serve(&self, healthy: bool) -> PathBuf {
+        self.serve_with(healthy, None).await
+    }
+
+    async fn serve_with(&self, healthy: bool, svid: Option<SvidService>) -> PathBuf {
         let path = self.dir.path().join("api.sock");
         let listener = tokio::net::UnixListener::bind(&path).unwrap();
         let (reporter, health) = tonic_health::server::health_reporter();
@@ -152,9 +191,65 @@ impl Site {
             .add_service(AgentServer::new(self.agent_service()))
             .add_service(BundleServer::new(self.bundle_service()))
             .add_service(TpmServer::new(self.tpm_service()))
+            .add_optional_service(svid.map(SvidServer::new))
+            .add_service(TrustDomainServer::new(self.trust_domain_service()))
+            .add_service(LoggerServer::new(LoggerService::new(self.log.clone())))
             .add_service(health);
         tokio::spawn(router.serve_with_incoming(UnixListenerStream::new(listener)));
         path
+    }
+}
+
+/// A server that issues.
+pub(crate) struct Issuing {
+    pub(crate) site: Site,
+    token: Arc<Token>,
+    authority: Authority,
+    with_jwt: bool,
+}
+
+impl Issuing {
+    pub(crate) async fn new() -> Self {
+        Self::with(crate::authority::testing::config()).await
+    }
+
+    pub(crate) async fn without_jwt() -> Self {
+        Self::with(AuthorityConfig { jwt: None, ..crate::authority::testing::config() }).await
+    }
+
+    async fn with(config: AuthorityConfig) -> Self {
+        let (site, token, with_jwt) = (Site::new().await, Arc::<Token>::default(), config.jwt.is_some());
+        // Commands look at the clock on the wall; SVIDs have whole seconds.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        site.clock.set(at(now));
+        let keys = Arc::new(TokenSession { token: Arc::clone(&token), steps: Steps::immortal() });
+        let authority =
+            Authority::start(config, keys, site.store.clone(), site.shared_clock()).await.unwrap();
+        Self { site, token, authority, with_jwt }
+    }
+
+    pub(crate) fn service(&self) -> SvidService {
+        let config = SvidConfig {
+            trust_domain: own(),
+            default_x509_svid_ttl: Duration::from_secs(3600),
+            default_jwt_svid_ttl: self.with_jwt.then_some(Duration::from_secs(300)),
+        };
+        let entries = Arc::clone(&self.site.entries);
+        SvidService::new(config, self.site.datastore(), entries, self.authority.signer(), self.site.audit())
+    }
+
+    /// Where signatures wait.
+    pub(crate) fn queue(&self) -> Arc<crate::authority::queue::Queue> {
+        Arc::clone(self.authority.signer().queue())
+    }
+
+    /// How many signatures were made.
+    pub(crate) fn signed(&self) -> usize {
+        self.token.signed.load(std::sync::atomic::Ordering::SeqCst)
+    }
+
+    pub(crate) async fn serve(&self) -> PathBuf {
+        self.site.serve_with(true, Some(self.service())).await
     }
 }
 

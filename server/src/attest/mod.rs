@@ -9,6 +9,6 @@ mod service;
 mod tests;
 
 pub use adapters::{StoredEnrolments, StoredRecords, StoredTokens};
-pub use refusal::chain;
+pub use hardroot_runtime::chain;
 pub use seam::{AgentSvids, AttestStream};
 pub use service::{AttestConfig, Attestation};

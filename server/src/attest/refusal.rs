@@ -1,10 +1,17 @@
 //! Why an agent got no SVID: what it is told, and what the audit log keeps.
 
 use std::error::Error;
+use std::time::Duration;
 
 use hardroot_api::spire::api::types::permission_denied_details::Reason;
-use hardroot_api::status::permission_denied;
+use hardroot_api::status::{permission_denied, retry_later};
+use hardroot_runtime::chain;
 use tonic::{Code, Status};
+
+use crate::authority::queue::Busy;
+
+/// When to come back if too many attestations are under way: each takes some round trips.
+const MANY_ATTESTATIONS_PAUSE: Duration = Duration::from_secs(2);
 
 /// A refusal: a stable slug for the audit log, a status for the peer, a detail for the log alone.
 #[derive(Debug)]
@@ -70,8 +77,15 @@ impl Refusal {
     /// Too many conversations at once.
     #[must_use]
     pub(super) fn busy() -> Self {
-        let status = Status::resource_exhausted("too many attestations are under way; try again");
+        let told = "too many attestations are under way; try again";
+        let status = retry_later(Code::ResourceExhausted, told, MANY_ATTESTATIONS_PAUSE);
         Self { reason: "too_many_attestations", status, detail: None }
+    }
+
+    /// More is to be signed than can be in time.
+    #[must_use]
+    pub(super) fn too_much_to_sign(full: &Busy) -> Self {
+        Self { reason: "too_much_to_sign", status: crate::api::busy(full), detail: None }
     }
 
     /// The stream broke.
@@ -90,17 +104,4 @@ impl Refusal {
     pub(super) fn gone() -> Self {
         Self { reason: "peer_gone", status: Status::cancelled("the agent went away"), detail: None }
     }
-}
-
-/// An error and its causes in one line.
-#[must_use]
-pub fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use futures_util::Stream;
 use hardroot_api::spire::api::server::agent::v1::{
     AttestAgentRequest, AttestAgentResponse, RenewAgentRequest, RenewAgentResponse, attest_agent_response,
@@ -21,14 +22,16 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::{error, info};
 
 use super::exchange::{self, DEADLINE, Opening};
-use super::refusal::{Refusal, chain};
+use super::refusal::Refusal;
 use super::seam::{AgentSvids, AttestStream};
 use crate::api::spiffe_id;
-use crate::audit::{Audit, Record, sha256_hex};
+use crate::audit::{Audit, Details, Record, sha256_hex};
+use crate::authority::queue::Class;
 use crate::authority::slots::unix_seconds;
 use crate::authority::{IssueError, Issued, Signer};
 use crate::authz::{Caller, Turns};
 use crate::datastore::{Node, Nodes, StoreError};
+use hardroot_runtime::chain;
 
 /// Attestations under way at once: each may hold a payload and a session of the attestor.
 const MAX_ATTESTATIONS: usize = 256;
@@ -45,10 +48,16 @@ pub struct AttestConfig {
     pub audit: Audit,
 }
 
+type Attestors = BTreeMap<&'static str, Arc<dyn ServerAttestor>>;
+
+fn by_name(attestors: Vec<Arc<dyn ServerAttestor>>) -> Arc<Attestors> {
+    Arc::new(attestors.into_iter().map(|attestor| (attestor.name(), attestor)).collect())
+}
+
 struct Shared {
     trust_domain: TrustDomain,
     agent_ttl: Duration,
-    attestors: BTreeMap<&'static str, Arc<dyn ServerAttestor>>,
+    attestors: ArcSwap<Attestors>,
     store: Arc<dyn Nodes>,
     signer: Arc<Signer>,
     clock: Arc<dyn Clock>,
@@ -71,7 +80,7 @@ impl Attestation {
         signer: Arc<Signer>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let attestors = config.attestors.into_iter().map(|attestor| (attestor.name(), attestor)).collect();
+        let attestors = ArcSwap::new(by_name(config.attestors));
         Self {
             shared: Arc::new(Shared {
                 trust_domain: config.trust_domain,
@@ -84,6 +93,11 @@ impl Attestation {
                 places: Arc::new(Semaphore::new(MAX_ATTESTATIONS)),
             }),
         }
+    }
+
+    /// Puts other attestors in place of those there are; attestations under way end with theirs.
+    pub fn replace(&self, attestors: Vec<Arc<dyn ServerAttestor>>) {
+        self.shared.attestors.store(by_name(attestors));
     }
 
     /// Runs one attestation in the background. Everything, refusals too, comes out of the returned stream.
@@ -152,16 +166,13 @@ impl Shared {
         };
         // The record comes before the answer: who was let in is known even if the answer is lost.
         let answer = match outcome {
-            Ok(response) => {
-                self.audit.item(record, &[], None);
-                Ok(response)
-            }
+            Ok(response) => self.audit.issued(record, Details::default()).map(|()| response),
             Err(refusal) => {
                 record.add("reason", refusal.reason);
                 if let Some(detail) = refusal.detail {
                     record.add("detail", detail);
                 }
-                self.audit.item(record, &[], Some(&refusal.status));
+                self.audit.item(record, Details::default(), Some(&refusal.status));
                 Err(refusal.status)
             }
         };
@@ -180,11 +191,14 @@ impl Shared {
     where
         S: Stream<Item = Result<AttestAgentRequest, Status>> + Unpin + Send,
     {
+        // Nobody shall prove anything, which costs both sides, to be told in the end that there is no room.
+        self.signer.queue().room(Class::Agent, None).map_err(|full| Refusal::too_much_to_sign(&full))?;
         let opening = exchange::opening(inbound).await?;
         record.add("node_attestor_type", opening.kind.clone());
         record.add_csr(&opening.csr_der);
+        let attestors = self.attestors.load_full();
         let attestor =
-            self.attestors.get(opening.kind.as_str()).ok_or_else(|| Refusal::no_attestor(&opening.kind))?;
+            attestors.get(opening.kind.as_str()).ok_or_else(|| Refusal::no_attestor(&opening.kind))?;
         let now = self.clock.now();
         let node =
             exchange::judge(&**attestor, &self.trust_domain, peer, now, &opening, inbound, outbound).await?;
@@ -193,7 +207,7 @@ impl Shared {
         for (name, value) in &node.audit {
             record.add(name, value.clone());
         }
-        self.admit(&opening, node, record).await
+        self.admit(&opening, node, record, outbound).await
     }
 
     /// The node has proven itself: check its place, sign, store, answer.
@@ -202,13 +216,18 @@ impl Shared {
         opening: &Opening,
         node: AttestedNode,
         record: &Record,
+        outbound: &mpsc::Sender<Result<AttestAgentResponse, Status>>,
     ) -> Result<AttestAgentResponse, Refusal> {
         self.check_id(&node.agent_id, &node.selectors, &opening.kind)?;
         let known = self.store.node(&node.agent_id).await.map_err(|cause| store_failed(&cause))?;
         if known.is_some_and(|known| known.is_banned()) {
             return Err(Refusal::banned());
         }
-        let issued = self.issue(&node.agent_id, &opening.csr, record).await?;
+        let issued = tokio::select! {
+            issued = self.issue(&node.agent_id, &opening.csr, record) => issued?,
+            // An agent that is gone needs no signature.
+            () = outbound.closed() => return Err(Refusal::gone()),
+        };
         let mut selectors = node.selectors;
         selectors.sort();
         selectors.dedup();
@@ -226,7 +245,7 @@ impl Shared {
         match self.store.attested(row, node.record).await {
             Ok(()) => {}
             // Banned between our look and our write.
-            Err(StoreError::Conflict { .. }) => return Err(Refusal::banned()),
+            Err(StoreError::Banned { .. }) => return Err(Refusal::banned()),
             Err(cause) => return Err(store_failed(&cause)),
         }
         info!(
@@ -261,7 +280,7 @@ impl Shared {
             .map_err(|error| not_issued(&error))?;
         record.add("key_id", issued.authority_id.clone());
         record.add("serial_number", issued.serial.clone());
-        record.add("expires_at", unix_seconds(issued.not_after).to_string());
+        record.add("expires_at", unix_seconds(issued.not_after));
         Ok(issued)
     }
 
@@ -273,7 +292,7 @@ impl Shared {
     ) -> Result<RenewAgentResponse, Status> {
         let node = self.store.node(id).await.map_err(|cause| {
             error!(error = %chain(&cause), "the agent could not be looked up");
-            Status::internal("failed to fetch agent")
+            not_stored(&cause, "failed to fetch agent")
         })?;
         let Some(node) = node else { return Err(Status::not_found("agent not found")) };
         if node.can_reattest {
@@ -291,15 +310,19 @@ impl Shared {
             refusal.status
         })?;
         // Stored before it is answered: an agent that never gets the answer still has its old SVID.
-        match self.store.node_renewed(id, &issued.serial, issued.not_after).await {
+        let stored = self.store.node_renewed(id, &node.serial_number, &issued.serial, issued.not_after).await;
+        match stored {
             Ok(()) => Ok(RenewAgentResponse { svid: Some(svid(id, &issued)) }),
             Err(StoreError::NotFound { .. }) => Err(Status::not_found("agent not found")),
+            Err(StoreError::Banned { .. }) => Err(permission_denied(Reason::AgentBanned, "agent is banned")),
+            // It attested or renewed elsewhere between our look and our write: that one counts.
             Err(StoreError::Conflict { .. }) => {
-                Err(permission_denied(Reason::AgentBanned, "agent is banned"))
+                let why = "agent was given a newer SVID meanwhile";
+                Err(permission_denied(Reason::AgentNotActive, why))
             }
             Err(cause) => {
                 error!(error = %chain(&cause), "the renewed agent could not be stored");
-                Err(Status::internal("failed to update agent"))
+                Err(not_stored(&cause, "failed to update agent"))
             }
         }
     }
@@ -314,13 +337,23 @@ fn svid(id: &SpiffeId, issued: &Issued) -> X509svid {
     }
 }
 
+/// What an agent that renews is told: one that may try again soon, or not.
+fn not_stored(cause: &StoreError, what: &'static str) -> Status {
+    match cause {
+        StoreError::Away { .. } => Status::unavailable(format!("{what}: the datastore is away; try again")),
+        _ => Status::internal(what),
+    }
+}
+
 fn store_failed(cause: &StoreError) -> Refusal {
     error!(error = %chain(cause), "the datastore failed during an attestation");
     Refusal::ours("datastore_unavailable", "the datastore failed; try again", cause)
 }
 
 fn not_issued(error: &IssueError) -> Refusal {
-    if error.is_our_fault() {
+    if let Some(full) = error.busy() {
+        Refusal::too_much_to_sign(full)
+    } else if error.is_our_fault() {
         error!(error = %chain(error), "an agent SVID could not be issued");
         Refusal::ours("signing_failed", "failed to sign X509 SVID; try again", error)
     } else {

@@ -17,6 +17,7 @@ use hardroot_identity::{
 use hardroot_node_attestors::{
     AttestError, AttestedNode, NodeRecord, ServerAttestor, ServerContext, ServerSession, Step,
 };
+use hardroot_runtime::logs::{self, LogFormat, LogLevel, LogOutput};
 use tonic::{Code, Status};
 
 use super::*;
@@ -130,13 +131,24 @@ fn answer(response: &[u8]) -> AttestAgentRequest {
 struct Bench {
     site: Site,
     authority: crate::authority::Authority,
+    audit: Audit,
+    lines: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Bench {
     async fn new() -> Self {
         let site = Site::new().await;
         let authority = site.start().await;
-        Self { site, authority }
+        let lines = Arc::default();
+        let output = LogOutput::Buffer(Arc::clone(&lines));
+        let (_, log) = logs::subscriber(LogFormat::Json, LogLevel::Error, output).unwrap();
+        Self { site, authority, audit: Audit::new(log, true), lines }
+    }
+
+    /// The audit lines so far, which are taken away.
+    fn audit_lines(&self) -> Vec<serde_json::Value> {
+        let text = String::from_utf8(std::mem::take(&mut *self.lines.lock().unwrap())).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     fn service(&self, attestor: Arc<Fake>) -> Attestation {
@@ -144,7 +156,7 @@ impl Bench {
             trust_domain: trust_domain(),
             agent_ttl: HOUR,
             attestors: vec![attestor],
-            audit: Audit::new(true),
+            audit: self.audit.clone(),
         };
         let clock = Arc::new(self.site.clock.clone());
         Attestation::new(config, Arc::new(self.site.store.clone()), self.authority.signer(), clock)
@@ -227,8 +239,18 @@ async fn a_csr_whose_own_signature_is_wrong_is_taken_for_its_key() {
     result(answers.pop());
 }
 
+/// One line says what the peer was told, and why.
+fn recorded(bench: &Bench, told: &Status, reason: &str) {
+    let lines = bench.audit_lines();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    let line = &lines[0];
+    assert_eq!((&line["status"], &line["reason"]), (&"error".into(), &reason.into()));
+    assert_eq!(line["status_code"], i32::from(told.code()));
+    assert_eq!(line["status_message"], told.message());
+}
+
 #[tokio::test]
-async fn incomplete_requests_are_invalid_arguments() {
+async fn incomplete_requests_are_invalid_arguments_and_recorded() {
     let bench = Bench::new().await;
     let good = csr().await;
     let without = |change: fn(&mut attest_agent_request::Params)| {
@@ -239,7 +261,7 @@ async fn incomplete_requests_are_invalid_arguments() {
         change(&mut params);
         AttestAgentRequest { step: Some(attest_agent_request::Step::Params(params)) }
     };
-    let cases = vec![
+    let cases = [
         vec![],
         vec![AttestAgentRequest { step: None }],
         vec![answer(b"yes")],
@@ -256,10 +278,23 @@ async fn incomplete_requests_are_invalid_arguments() {
         vec![params(NAME, b"p", good.clone())],
         vec![params(NAME, b"malformed", good.clone())],
     ];
-    for (number, messages) in cases.into_iter().enumerate() {
+    let reasons = ["stream_ended"]
+        .into_iter()
+        .chain(["malformed_request"; 9])
+        .chain(["payload_too_large", "malformed_request", "payload_too_large", "stream_ended"])
+        .chain(["malformed_evidence"]);
+    assert_eq!(reasons.clone().count(), cases.len());
+    for (number, (messages, reason)) in cases.into_iter().zip(reasons).enumerate() {
         let status = bench.refusal(Fake::new(1), messages).await;
         assert_eq!(status.code(), Code::InvalidArgument, "case {number}: {status}");
+        recorded(&bench, &status, reason);
     }
+    // What cannot be decoded at all.
+    let broken = Status::invalid_argument("failed to decode Protobuf message: invalid tag value: 0");
+    let inbound = stream::iter([Err(broken.clone())]);
+    let told = bench.run(Fake::new(0), inbound).await.pop().unwrap().unwrap_err();
+    assert_eq!(told.message(), broken.message());
+    recorded(&bench, &told, "stream_broken");
     assert_eq!(bench.site.store.count_nodes(&Default::default()).await.unwrap(), 0);
 }
 

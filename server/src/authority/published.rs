@@ -8,7 +8,7 @@ use hardroot_identity::{Bundle, JwtAuthority, TrustDomain, X509Authority};
 use prost::Message;
 
 use super::schedule::KEEP_AFTER_EXPIRY;
-use super::slots::{CaFacts, PublishedRoot, from_unix_seconds};
+use super::slots::{CaFacts, from_unix_seconds};
 use crate::datastore::{Bundles, StoreError};
 
 /// How often a write is repeated when another writer was faster.
@@ -114,44 +114,23 @@ pub async fn update(
     Err(BundleError::Busy { trust_domain: trust_domain.clone() })
 }
 
-/// Publishes a root and reads it back. Publishing what is there already writes nothing.
+/// Publishes authorities and reads them back. `add` puts what is missing into a bundle and says whether
+/// anything was; it is asked again after the write, and then nothing may be missing. Publishing what is there
+/// already writes nothing.
 ///
 /// # Errors
-/// Any [`BundleError`]: then nothing may be signed with that authority.
-pub async fn publish_root(
+/// Any [`BundleError`]: then nothing may be signed with those authorities.
+pub async fn publish(
     store: &dyn Bundles,
     trust_domain: &TrustDomain,
-    certificate: &[u8],
-) -> Result<common::Bundle, BundleError> {
-    update(store, trust_domain, |bundle| {
-        if holds_root(bundle, certificate) {
-            return false;
-        }
-        bundle.root_cas.push(common::Certificate { der_bytes: certificate.to_vec(), tainted_key: false });
-        true
-    })
-    .await?;
-    let (bundle, _) = read(store, trust_domain).await?;
-    if holds_root(&bundle, certificate) {
-        Ok(bundle)
-    } else {
-        Err(BundleError::NotReadBack { trust_domain: trust_domain.clone() })
+    mut add: impl FnMut(&mut common::Bundle) -> bool + Send,
+) -> Result<(), BundleError> {
+    update(store, trust_domain, &mut add).await?;
+    let (mut bundle, _) = read(store, trust_domain).await?;
+    if add(&mut bundle) {
+        return Err(BundleError::NotReadBack { trust_domain: trust_domain.clone() });
     }
-}
-
-/// Whether the bundle holds this root, tainted or not.
-#[must_use]
-pub fn holds_root(bundle: &common::Bundle, certificate: &[u8]) -> bool {
-    bundle.root_cas.iter().any(|root| root.der_bytes == certificate)
-}
-
-/// The bundle's roots for [`super::slots::reconcile`].
-pub fn roots(bundle: &common::Bundle) -> Vec<PublishedRoot<'_>> {
-    bundle
-        .root_cas
-        .iter()
-        .map(|root| PublishedRoot { der: &root.der_bytes, tainted: root.tainted_key })
-        .collect()
+    Ok(())
 }
 
 /// Removes authorities that ended more than 24 hours before `now`; never the last of a kind. Returns whether
@@ -184,6 +163,23 @@ fn shrink<T>(all: &mut Vec<T>, kept: Vec<T>) -> bool {
     }
     *all = kept;
     true
+}
+
+/// Adds the authorities of another bundle that are not here; returns whether there were any.
+pub fn add_all(bundle: &mut common::Bundle, other: &common::Bundle) -> bool {
+    fn add<T: Clone + PartialEq>(all: &mut Vec<T>, more: &[T]) -> bool {
+        let before = all.len();
+        for one in more {
+            if !all.contains(one) {
+                all.push(one.clone());
+            }
+        }
+        all.len() > before
+    }
+    let roots = add(&mut bundle.root_cas, &other.root_cas);
+    let jwt = add(&mut bundle.jwt_signing_keys, &other.jwt_signing_keys);
+    let wit = add(&mut bundle.wit_signing_keys, &other.wit_signing_keys);
+    roots || jwt || wit
 }
 
 /// The stored bundle as the identity library judges it.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use hardroot_hsm_keymanager::{KeyError, KeyId, KeyManager, KeyType, PublicKey};
 use hardroot_identity::{SpiffeId, Template};
 use hardroot_runtime::clock::Clock;
+use hardroot_telemetry::Call;
 use hardroot_transport::{BadTlsIdentity, IdentitySlot, RemoteKey, TlsIdentity};
 use tokio::sync::Mutex;
 use tracing::{info, warn};
@@ -106,6 +107,10 @@ impl ServerSvid {
         if !due {
             return Ok(());
         }
+        Call::start("svid.rotate").finish(self.renew(&mut state, other_authority).await)
+    }
+
+    async fn renew(&self, state: &mut State, other_authority: bool) -> Result<(), ServerSvidError> {
         let (slot, public) = if other_authority {
             let slot = state.slot.other();
             (slot, generate(&*self.keys, slot, self.kind).await?)

@@ -1,11 +1,11 @@
-//! One certificate signed by a key of the key manager.
+//! One signature by a key of the key manager.
 
 use std::time::Duration;
 
 use hardroot_hsm_keymanager::{
     Digest, HashAlgorithm, KeyError, KeyId, KeyManager, KeyType, PublicKey, SignatureScheme,
 };
-use hardroot_identity::{CannotIssue, TbsCertificate};
+use hardroot_identity::TbsCertificate;
 
 /// How long one signature may take, waiting for a session included.
 pub(super) const SIGN_DEADLINE: Duration = Duration::from_secs(30);
@@ -14,6 +14,9 @@ pub(super) const SIGN_DEADLINE: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SignError {
+    /// There is more to sign than can be signed in time.
+    #[error(transparent)]
+    Busy(#[from] super::queue::Busy),
     /// The key manager refused or failed.
     #[error("key {key} did not sign")]
     Key {
@@ -39,11 +42,18 @@ pub enum SignError {
         key: KeyId,
         /// The cause.
         #[source]
-        cause: CannotIssue,
+        cause: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
-/// The scheme and hash that go with a key type in certificates (as in SPIRE).
+impl SignError {
+    /// A signature that did not verify.
+    pub(super) fn wrong(key: &KeyId, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Wrong { key: key.clone(), cause: cause.into() }
+    }
+}
+
+/// The scheme and hash that go with a key type in certificates and tokens (as in SPIRE).
 #[must_use]
 pub(super) fn scheme_of(kind: KeyType) -> (SignatureScheme, HashAlgorithm) {
     match kind {
@@ -51,6 +61,23 @@ pub(super) fn scheme_of(kind: KeyType) -> (SignatureScheme, HashAlgorithm) {
         KeyType::EcP384 => (SignatureScheme::Ecdsa, HashAlgorithm::Sha384),
         KeyType::Rsa2048 | KeyType::Rsa4096 => (SignatureScheme::RsaPkcs1, HashAlgorithm::Sha256),
     }
+}
+
+/// Signs a message. The caller verifies the signature with the public key that was published.
+///
+/// # Errors
+/// [`SignError::Key`], [`SignError::Deadline`].
+pub(super) async fn sign_message(
+    keys: &dyn KeyManager,
+    key: &KeyId,
+    kind: KeyType,
+    message: &[u8],
+) -> Result<Vec<u8>, SignError> {
+    let (scheme, hash) = scheme_of(kind);
+    tokio::time::timeout(SIGN_DEADLINE, keys.sign_unverified(key, scheme, &Digest::of(hash, message)))
+        .await
+        .map_err(|_elapsed| SignError::Deadline { key: key.clone() })?
+        .map_err(|cause| SignError::Key { key: key.clone(), cause })
 }
 
 /// Signs a certificate and verifies the signature in software: a device that signs with the wrong key, or
@@ -64,11 +91,6 @@ pub(super) async fn sign_certificate(
     public: &PublicKey,
     tbs: TbsCertificate,
 ) -> Result<Vec<u8>, SignError> {
-    let (scheme, hash) = scheme_of(public.kind);
-    let digest = Digest::of(hash, tbs.to_be_signed());
-    let signed = tokio::time::timeout(SIGN_DEADLINE, keys.sign(key, scheme, &digest))
-        .await
-        .map_err(|_elapsed| SignError::Deadline { key: key.clone() })?
-        .map_err(|cause| SignError::Key { key: key.clone(), cause })?;
-    tbs.assemble(&signed).map_err(|cause| SignError::Wrong { key: key.clone(), cause })
+    let signed = sign_message(keys, key, public.kind, tbs.to_be_signed()).await?;
+    tbs.assemble(&signed).map_err(|cause| SignError::wrong(key, cause))
 }

@@ -2,13 +2,17 @@
 //!
 //! Three places know about an authority: the key manager holds its key, the journal says in which state it
 //! is, the bundle tells the world to trust it. They are written one after the other, so a process that dies
-//! in between leaves them apart; [`reconcile`] is the pure function that puts them together again.
+//! in between leaves them apart; `reconcile` is the pure function that puts them together again.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use hardroot_api::spire::server::journal::{self, Status, X509caEntry};
-use hardroot_hsm_keymanager::{KeyError, KeyId, PublicKey};
+use hardroot_api::spire::common;
+use hardroot_api::spire::server::journal::{self, Status};
+use hardroot_hsm_keymanager::{KeyError, KeyId, KeyType, PublicKey};
+use hardroot_identity::{DistinguishedName, TrustDomain};
 use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::kind::{Jwt, Kind, X509};
 
 /// One of the two places that take turns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -50,24 +54,31 @@ impl SlotId {
     }
 }
 
-/// An X.509 authority in its slot.
+/// An authority in its slot. `C` is what makes its key an authority: the certificate of an X.509 one; a JWT
+/// key needs none.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct X509Slot {
+pub struct Slot<C> {
     /// Where it is.
     pub slot: SlotId,
     /// Its public key.
     pub public: PublicKey,
-    /// Its certificate, DER.
-    pub certificate: Vec<u8>,
-    /// Lower-case hex of the subject key id.
+    /// What others know it by, besides its id.
+    pub credential: C,
+    /// X.509: lower-case hex of the subject key id. JWT: the key id (`kid`).
     pub authority_id: String,
     /// When it was made, to the second.
     pub issued_at: SystemTime,
-    /// When its certificate ends.
+    /// When it ends.
     pub not_after: SystemTime,
     /// Prepared, active or old.
     pub status: Status,
 }
+
+/// An X.509 authority; its credential is the certificate, DER.
+pub type X509Slot = Slot<Vec<u8>>;
+
+/// A JWT authority.
+pub type JwtSlot = Slot<()>;
 
 /// Whole seconds since 1970, as the journal stores times.
 #[must_use]
@@ -108,100 +119,67 @@ impl CaFacts {
     }
 }
 
-/// A root of the published bundle.
-#[derive(Debug, Clone, Copy)]
-pub struct PublishedRoot<'a> {
-    /// Certificate, DER.
-    pub der: &'a [u8],
-    /// Whether its key must not sign any more.
-    pub tainted: bool,
-}
-
 /// Puts key manager, journal and bundle together: what each slot holds now.
 ///
-/// A slot is usable when its key is there and a certificate for that very key, still valid at `now`, is in
-/// the journal (which also says its state) or, when the journal was lost or not yet written, in the bundle
-/// (then it is prepared: published but not signing). At most one slot comes back active; a tainted one never.
+/// A slot is usable when its key is there and an authority of that very key, still valid at `now`, is in the
+/// journal (which also says its state) or, when the journal was lost or not yet written, in the bundle (then
+/// it is prepared: published but not signing). At most one slot comes back active; a tainted one never.
 #[must_use]
-pub fn reconcile(
+pub(super) fn reconcile<K: Kind>(
+    kind: &K,
     now: SystemTime,
     keys: &[(SlotId, PublicKey)],
-    entries: &[X509caEntry],
-    roots: &[PublishedRoot<'_>],
-) -> Vec<X509Slot> {
-    let slots = keys
-        .iter()
-        .filter_map(|(slot, public)| {
-            from_journal(now, *slot, public, entries).or_else(|| from_bundle(now, *slot, public, roots))
-        })
-        .map(|slot| retire_if_tainted(slot, roots))
-        .collect();
-    settle(slots)
+    journal: &journal::Entries,
+    bundle: &common::Bundle,
+) -> Vec<Slot<K::Credential>> {
+    let found = keys.iter().filter_map(|(slot, public)| {
+        let known = newest(now, kind.in_journal(journal, *slot, public));
+        known.or_else(|| newest(now, kind.in_bundle(bundle, *slot, public)))
+    });
+    let judged = found.map(|slot| {
+        let status = if kind.is_tainted(bundle, &slot) { Status::Old } else { slot.status };
+        Slot { status, ..slot }
+    });
+    settle(judged.collect())
+}
+
+/// How many of these keys would sign, as X.509 and as JWT authorities, by what is stored: for the fuzzer, as the
+/// kinds of authority are private.
+#[doc(hidden)]
+#[must_use]
+pub fn active_by(
+    now: SystemTime,
+    keys: &[(SlotId, PublicKey)],
+    journal: &journal::Entries,
+    bundle: &common::Bundle,
+    trust_domain: &TrustDomain,
+) -> [usize; 2] {
+    fn active<C>(slots: &[Slot<C>]) -> usize {
+        slots.iter().filter(|slot| slot.status == Status::Active).count()
+    }
+    let (ttl, key_type) = (Duration::from_secs(3600), KeyType::EcP256);
+    let subject = DistinguishedName::default();
+    let x509 = X509 { trust_domain: trust_domain.clone(), ttl, key_type, subject };
+    let jwt = Jwt { ttl, key_type };
+    [
+        active(&reconcile(&x509, now, keys, journal, bundle)),
+        active(&reconcile(&jwt, now, keys, journal, bundle)),
+    ]
+}
+
+/// The one that lives longest, of those that still live.
+pub(super) fn newest<C>(now: SystemTime, candidates: Vec<Slot<C>>) -> Option<Slot<C>> {
+    candidates.into_iter().filter(|slot| slot.not_after > now).max_by_key(|slot| slot.not_after)
 }
 
 /// At most one active slot, and it first. Two would mean that a change-over was written only in part: the
 /// younger one won.
-pub(super) fn settle(mut slots: Vec<X509Slot>) -> Vec<X509Slot> {
+pub(super) fn settle<C>(mut slots: Vec<Slot<C>>) -> Vec<Slot<C>> {
     slots.sort_by_key(|slot| (slot.status != Status::Active, std::cmp::Reverse(slot.issued_at)));
     for slot in slots.iter_mut().skip(1).filter(|slot| slot.status == Status::Active) {
         slot.status = Status::Old;
     }
     slots
-}
-
-fn from_journal(
-    now: SystemTime,
-    slot: SlotId,
-    public: &PublicKey,
-    entries: &[X509caEntry],
-) -> Option<X509Slot> {
-    entries
-        .iter()
-        .filter(|entry| entry.slot_id == slot.as_str() && entry.status() != Status::Unknown)
-        .filter_map(|entry| {
-            let facts = CaFacts::of(&entry.certificate)?;
-            (facts.spki_der == public.spki_der && facts.not_after > now).then(|| X509Slot {
-                slot,
-                public: public.clone(),
-                certificate: entry.certificate.clone(),
-                authority_id: entry.authority_id.clone(),
-                issued_at: from_unix_seconds(entry.issued_at),
-                not_after: facts.not_after,
-                status: entry.status(),
-            })
-        })
-        .max_by_key(|slot| slot.issued_at)
-}
-
-fn from_bundle(
-    now: SystemTime,
-    slot: SlotId,
-    public: &PublicKey,
-    roots: &[PublishedRoot<'_>],
-) -> Option<X509Slot> {
-    roots
-        .iter()
-        .filter(|root| !root.tainted)
-        .filter_map(|root| {
-            let facts = CaFacts::of(root.der)?;
-            (facts.spki_der == public.spki_der && facts.not_after > now).then(|| X509Slot {
-                slot,
-                public: public.clone(),
-                certificate: root.der.to_vec(),
-                authority_id: authority_id(&public.spki_der),
-                issued_at: facts.not_before,
-                not_after: facts.not_after,
-                status: Status::Prepared,
-            })
-        })
-        .max_by_key(|slot| slot.not_after)
-}
-
-fn retire_if_tainted(mut slot: X509Slot, roots: &[PublishedRoot<'_>]) -> X509Slot {
-    if roots.iter().any(|root| root.tainted && root.der == slot.certificate) {
-        slot.status = Status::Old;
-    }
-    slot
 }
 
 /// The name of an X.509 authority: lower-case hex of its key's subject key id.
@@ -210,31 +188,16 @@ pub fn authority_id(spki_der: &[u8]) -> String {
     hex::encode(hardroot_identity::subject_key_id(spki_der))
 }
 
-/// The journal's entry of a slot.
-#[must_use]
-pub fn to_entry(slot: &X509Slot) -> X509caEntry {
-    X509caEntry {
-        slot_id: slot.slot.as_str().to_owned(),
-        issued_at: unix_seconds(slot.issued_at),
-        certificate: slot.certificate.clone(),
-        upstream_chain: Vec::new(),
-        status: slot.status.into(),
-        authority_id: slot.authority_id.clone(),
-        not_after: unix_seconds(slot.not_after),
-        upstream_authority_id: String::new(),
-    }
-}
-
 /// The journal never holds more entries of a kind than this.
 pub const JOURNAL_CAP: usize = 10;
 
-/// Writes a slot's state into the journal: replaces its entry, or appends one and drops the oldest.
-pub fn record(entries: &mut journal::Entries, slot: &X509Slot) {
-    let entry = to_entry(slot);
-    match entries.x509_c_as.iter_mut().find(|known| known.certificate == slot.certificate) {
+/// Writes an entry into its list of the journal: replaces the one that is `same`, or appends it and drops the
+/// oldest.
+pub(super) fn record<E>(entries: &mut Vec<E>, entry: E, same: impl Fn(&E) -> bool) {
+    match entries.iter_mut().find(|known| same(known)) {
         Some(known) => *known = entry,
-        None => entries.x509_c_as.push(entry),
+        None => entries.push(entry),
     }
-    let surplus = entries.x509_c_as.len().saturating_sub(JOURNAL_CAP);
-    entries.x509_c_as.drain(..surplus);
+    let surplus = entries.len().saturating_sub(JOURNAL_CAP);
+    entries.drain(..surplus);
 }

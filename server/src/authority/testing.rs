@@ -12,9 +12,8 @@ use hardroot_hsm_keymanager::{
 use hardroot_identity::{DistinguishedName, TrustDomain};
 use hardroot_runtime::clock::ManualClock;
 
-use super::{Authority, AuthorityConfig, AuthorityError};
-use crate::datastore::sqlite::SqliteStore;
-use crate::datastore::{Bundles, DeleteMode, Journals, StoreError};
+use super::{Authority, AuthorityConfig, AuthorityError, JWT_KEYS, JwtConfig};
+use crate::datastore::{Bundles, DeleteMode, Journals, SqlStore, StoreError, StoredJournal};
 
 /// One counter for everything the authority asks of the outside, so that each step can be made the last.
 #[derive(Default)]
@@ -70,10 +69,15 @@ fn dead_store() -> StoreError {
 #[derive(Default)]
 pub(crate) struct Token {
     keys: MemoryKeyManager,
-    pub(crate) generated: AtomicUsize,
+    /// The ids of the keys that were asked for, in order.
+    pub(crate) generated: Mutex<Vec<String>>,
     pub(crate) signed: AtomicUsize,
     /// Signatures are made over something else.
     pub(crate) lies: AtomicBool,
+    /// No key can be made whose id begins so.
+    pub(crate) full_for: Mutex<Option<&'static str>>,
+    /// Signatures with keys whose id begins so never come.
+    pub(crate) hangs_for: Mutex<Option<&'static str>>,
 }
 
 /// A process's view of the token.
@@ -104,7 +108,10 @@ impl KeyManager for TokenSession {
 
     async fn generate(&self, id: &KeyId, kind: KeyType) -> Result<PublicKey, KeyError> {
         self.step(format!("generate {id}"), async {
-            self.token.generated.fetch_add(1, Ordering::SeqCst);
+            if self.token.full_for.lock().unwrap().is_some_and(|prefix| id.as_str().starts_with(prefix)) {
+                return Err(dead_key());
+            }
+            self.token.generated.lock().unwrap().push(id.to_string());
             self.token.keys.generate(id, kind).await
         })
         .await
@@ -120,6 +127,10 @@ impl KeyManager for TokenSession {
 
     async fn sign(&self, id: &KeyId, scheme: SignatureScheme, digest: &Digest) -> Result<Vec<u8>, KeyError> {
         self.step(format!("sign {id}"), async {
+            let hangs = *self.token.hangs_for.lock().unwrap();
+            if hangs.is_some_and(|prefix| id.as_str().starts_with(prefix)) {
+                return std::future::pending().await;
+            }
             self.token.signed.fetch_add(1, Ordering::SeqCst);
             if self.token.lies.load(Ordering::SeqCst) {
                 let other = Digest::of(digest.algorithm(), b"something else");
@@ -137,7 +148,7 @@ impl KeyManager for TokenSession {
 
 /// A process's view of the database.
 pub(crate) struct StoreSession {
-    pub(crate) store: SqliteStore,
+    pub(crate) store: SqlStore,
     pub(crate) steps: Arc<Steps>,
     /// Bundles are accepted and forgotten.
     pub(crate) forgets_bundles: bool,
@@ -186,21 +197,26 @@ impl Bundles for StoreSession {
 
 #[async_trait::async_trait]
 impl Journals for StoreSession {
-    async fn find_journal(&self, authority_ids: &[String]) -> Result<Option<(i64, Vec<u8>)>, StoreError> {
+    async fn find_journal(&self, authority_ids: &[String]) -> Result<Option<StoredJournal>, StoreError> {
         self.step("read journal", self.store.find_journal(authority_ids)).await
     }
 
-    async fn put_journal(&self, row: Option<i64>, data: &[u8], active: &str) -> Result<i64, StoreError> {
-        self.step("write journal", self.store.put_journal(row, data, active)).await
+    async fn put_journal(
+        &self,
+        before: Option<&StoredJournal>,
+        data: &[u8],
+        active: &str,
+    ) -> Result<i64, StoreError> {
+        self.step("write journal", self.store.put_journal(before, data, active)).await
     }
 }
 
 /// A token and a database that outlive the servers using them.
 pub(crate) struct Site {
     pub(crate) token: Arc<Token>,
-    pub(crate) store: SqliteStore,
+    pub(crate) store: SqlStore,
     pub(crate) clock: ManualClock,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 pub(crate) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -220,6 +236,7 @@ pub(crate) fn config() -> AuthorityConfig {
         ca_ttl: DAY,
         ca_key_type: KeyType::EcP256,
         ca_subject: DistinguishedName::default_ca(),
+        jwt: Some(JwtConfig { key_type: KeyType::EcP256, issuer: None }),
     }
 }
 
@@ -228,21 +245,31 @@ impl Site {
         Self::with_token(Arc::default()).await
     }
 
+    /// Another server's view of the database.
+    pub(crate) async fn another_store(&self) -> SqlStore {
+        SqlStore::open_file(self.directory.path().join("server.sqlite3")).await.unwrap()
+    }
+
     /// Another server, with a token of its own, on the same database.
     pub(crate) fn neighbour(&self) -> Self {
         Self {
             token: Arc::default(),
             store: self.store.clone(),
             clock: self.clock.clone(),
-            _directory: tempfile::tempdir().unwrap(),
+            directory: tempfile::tempdir().unwrap(),
         }
     }
 
     /// A new database beside an old token.
     pub(crate) async fn with_token(token: Arc<Token>) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let store = SqliteStore::open(&directory.path().join("server.sqlite3")).await.unwrap();
-        Self { token, store, clock: ManualClock::new(noon()), _directory: directory }
+        let store = SqlStore::open_file(directory.path().join("server.sqlite3")).await.unwrap();
+        Self { token, store, clock: ManualClock::new(noon()), directory }
+    }
+
+    /// The token itself, as a server of an earlier version sees it.
+    pub(crate) fn token_keys(&self) -> &MemoryKeyManager {
+        &self.token.keys
     }
 
     pub(crate) fn keys(&self, steps: &Arc<Steps>) -> Arc<TokenSession> {
@@ -250,16 +277,46 @@ impl Site {
     }
 
     pub(crate) async fn start_with(&self, steps: &Arc<Steps>) -> Result<Authority, AuthorityError> {
+        self.start_as(config(), steps).await
+    }
+
+    pub(crate) async fn start_as(
+        &self,
+        config: AuthorityConfig,
+        steps: &Arc<Steps>,
+    ) -> Result<Authority, AuthorityError> {
         let store =
             StoreSession { store: self.store.clone(), steps: Arc::clone(steps), forgets_bundles: false };
-        Authority::start(config(), self.keys(steps), Arc::new(store), Arc::new(self.clock.clone())).await
+        Authority::start(config, self.keys(steps), Arc::new(store), Arc::new(self.clock.clone())).await
     }
 
     pub(crate) async fn start(&self) -> Authority {
         self.start_with(&Steps::immortal()).await.unwrap()
     }
 
+    /// The journal of a server of this site, as it is stored.
+    pub(crate) async fn journal_of(&self, authority: &Authority) -> Option<StoredJournal> {
+        let ids: Vec<_> = authority.slots().await.into_iter().map(|slot| slot.authority_id).collect();
+        self.store.find_journal(&ids).await.unwrap()
+    }
+
+    /// The journal's row becomes another server's: ours cannot be found any more.
+    pub(crate) async fn lose_journal(&self, authority: &Authority) {
+        let stored = self.journal_of(authority).await.unwrap();
+        self.store.put_journal(Some(&stored), b"", "somebody else").await.unwrap();
+    }
+
+    /// How many keys were made for certificates and TLS.
     pub(crate) fn generated(&self) -> usize {
-        self.token.generated.load(Ordering::SeqCst)
+        self.count(|id| !id.starts_with(JWT_KEYS))
+    }
+
+    /// How many keys were made for tokens.
+    pub(crate) fn generated_jwt(&self) -> usize {
+        self.count(|id| id.starts_with(JWT_KEYS))
+    }
+
+    fn count(&self, which: impl Fn(&str) -> bool) -> usize {
+        self.token.generated.lock().unwrap().iter().filter(|id| which(id)).count()
     }
 }

@@ -2,17 +2,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use hardroot_api::spire::server::journal::{Status, X509caEntry};
-use hardroot_identity::{SpiffeId, Template, verify_x509_svid};
+use hardroot_api::spire::common;
+use hardroot_api::spire::server::journal::{JwtKeyEntry, Status, X509caEntry};
+use hardroot_hsm_keymanager::KeyId;
+use hardroot_identity::{SpiffeId, Template, verify_jwt_svid, verify_x509_svid};
 use hardroot_transport::IdentitySlot;
 
 use super::published::{self, read, to_identity};
-use super::slots::{SlotId, X509Slot};
+use super::slots::{Slot, SlotId, X509Slot};
 use super::testing::{DAY, HOUR, Site, Steps, StoreSession, config, noon, trust_domain};
 use super::*;
 use crate::datastore::Journals;
 
-fn workload() -> SpiffeId {
+pub(super) fn workload() -> SpiffeId {
     "spiffe://example.org/workload".parse().unwrap()
 }
 
@@ -21,17 +23,33 @@ async fn workload_key() -> Vec<u8> {
     keys.generate(&KeyId::new("w").unwrap(), KeyType::EcP256).await.unwrap().spki_der
 }
 
-async fn issue(authority: &Authority) -> Result<Issued, IssueError> {
+pub(crate) async fn issue(authority: &Authority) -> Result<Issued, IssueError> {
     let spki = workload_key().await;
     authority.signer().sign_x509(Template::Workload { dns_names: &[] }, &workload(), &spki, HOUR).await
 }
 
-async fn published_bundle(site: &Site) -> hardroot_identity::Bundle {
+pub(crate) async fn issue_jwt(authority: &Authority, ttl: Duration) -> Result<IssuedJwt, JwtIssueError> {
+    let audience = ["db".to_owned()];
+    let request = JwtRequest { id: &workload(), audience: &audience, ttl, with_token_id: false };
+    authority.signer().sign_jwt(request, None).await
+}
+
+/// Both kinds sign, and what they sign verifies with what is published now (I2, I3).
+async fn sound(site: &Site, authority: &Authority) {
+    let (bundle, now) = (published_bundle(site).await, site.clock.now());
+    let issued = issue(authority).await.unwrap();
+    verify_x509_svid(&issued.chain, &bundle, now).unwrap();
+    let issued = issue_jwt(authority, HOUR / 12).await.unwrap();
+    let svid = verify_jwt_svid(&issued.token, &["db"], |_| Some(&bundle), now, Duration::ZERO).unwrap();
+    assert_eq!(svid.key_id, issued.key_id);
+}
+
+pub(super) async fn published_bundle(site: &Site) -> hardroot_identity::Bundle {
     let (stored, _) = read(&site.store, &trust_domain()).await.unwrap();
     to_identity(&trust_domain(), &stored)
 }
 
-fn by_status(slots: &[X509Slot], status: Status) -> Option<&X509Slot> {
+pub(super) fn by_status<C>(slots: &[Slot<C>], status: Status) -> Option<&Slot<C>> {
     slots.iter().find(|slot| slot.status == status)
 }
 
@@ -69,13 +87,14 @@ async fn a_restart_at_any_step_makes_no_second_key() {
             let done = first.is_ok();
             drop(first);
             let authority = site.start().await;
-            assert_eq!(site.generated(), 1, "died at step {died_at}, effect {takes_effect}");
-            let issued = issue(&authority).await.unwrap();
+            let made = (site.generated(), site.generated_jwt());
+            assert_eq!(made, (1, 1), "died at step {died_at}, effect {takes_effect}");
+            sound(&site, &authority).await;
             let bundle = published_bundle(&site).await;
-            verify_x509_svid(&issued.chain, &bundle, noon()).unwrap();
             assert!(bundle.x509_authorities.len() <= 2, "died at step {died_at}");
+            assert_eq!(bundle.jwt_authorities.len(), 1, "died at step {died_at}");
             if done {
-                assert!(died_at > 8, "the start has more steps than {died_at}");
+                assert!(died_at > 16, "the start has more steps than {died_at}");
                 break;
             }
         }
@@ -87,25 +106,27 @@ async fn a_restart_at_any_step_of_a_rotation_makes_no_third_key() {
     for takes_effect in [false, true] {
         for died_at in 0.. {
             let site = Site::new().await;
-            let active = site.start().await.signer().authority_id();
+            let signer = site.start().await.signer();
+            let active = (signer.authority_id(), signer.jwt_key_id());
             site.clock.advance(DAY / 2);
             let steps = Steps::dying(usize::MAX, takes_effect);
             let running = site.start_with(&steps).await;
             // Preparation happened within that start; die in the activation and what follows it.
             let authority = running.unwrap();
-            assert_eq!(site.generated(), 2);
-            assert_eq!(authority.signer().authority_id(), active);
+            assert_eq!((site.generated(), site.generated_jwt()), (2, 2));
+            assert_eq!(authority.signer().authority_id(), active.0);
+            assert_eq!(authority.signer().jwt_key_id(), active.1);
             site.clock.advance(DAY / 3);
             let taken = steps.log.lock().unwrap().len();
             steps.dies_at.store(taken + died_at, Ordering::SeqCst);
             let done = authority.check().await.is_ok();
             drop(authority);
             let again = site.start().await;
-            assert_eq!(site.generated(), 2, "died at step {died_at}, effect {takes_effect}");
-            assert_ne!(again.signer().authority_id(), active);
-            let issued = issue(&again).await.unwrap();
-            verify_x509_svid(&issued.chain, &published_bundle(&site).await, noon() + DAY / 2 + DAY / 3)
-                .unwrap();
+            let made = (site.generated(), site.generated_jwt());
+            assert_eq!(made, (2, 2), "died at step {died_at}, effect {takes_effect}");
+            assert_ne!(again.signer().authority_id(), active.0);
+            assert_ne!(again.signer().jwt_key_id(), active.1);
+            sound(&site, &again).await;
             if done {
                 break;
             }
@@ -121,15 +142,22 @@ async fn a_death_while_preparing_is_continued() {
             let steps = Steps::dying(usize::MAX, takes_effect);
             let authority = site.start_with(&steps).await.unwrap();
             let active = authority.signer().authority_id();
+            let active_jwt = authority.signer().jwt_key_id();
             site.clock.advance(DAY / 2);
             let taken = steps.log.lock().unwrap().len();
             steps.dies_at.store(taken + died_at, Ordering::SeqCst);
             let done = authority.check().await.is_ok();
             // It goes on signing whatever happened to its successor.
             assert_eq!(authority.signer().authority_id(), active);
+            assert_eq!(authority.signer().jwt_key_id(), active_jwt);
             drop(authority);
             let again = site.start().await;
-            assert_eq!(site.generated(), 2, "died at step {died_at}, effect {takes_effect}");
+            let made = (site.generated(), site.generated_jwt());
+            assert_eq!(made, (2, 2), "died at step {died_at}, effect {takes_effect}");
+            sound(&site, &again).await;
+            let slots = again.jwt_slots().await;
+            assert_eq!(by_status(&slots, Status::Active).map(|s| &s.authority_id), active_jwt.as_ref());
+            assert!(by_status(&slots, Status::Prepared).is_some());
             let slots = again.slots().await;
             assert_eq!(by_status(&slots, Status::Active).map(|s| &s.authority_id), active.as_ref());
             assert!(by_status(&slots, Status::Prepared).is_some());
@@ -191,9 +219,9 @@ async fn a_prepared_authority_survives_a_restart() {
 #[tokio::test]
 async fn a_lost_journal_is_rebuilt_from_keys_and_bundle() {
     let site = Site::new().await;
-    let id = site.start().await.signer().authority_id();
-    // Another server's row: ours cannot be found any more.
-    site.store.put_journal(Some(1), b"", "somebody else").await.unwrap();
+    let first = site.start().await;
+    let id = first.signer().authority_id();
+    site.lose_journal(&first).await;
     let authority = site.start().await;
     assert_eq!(authority.signer().authority_id(), id);
     assert_eq!(published_bundle(&site).await.x509_authorities.len(), 1);
@@ -302,7 +330,8 @@ async fn ended_authorities_leave_the_bundle_a_day_later_and_never_all_of_them() 
     authority.prune().await.unwrap();
     let bundle = published_bundle(&site).await;
     assert_eq!(bundle.x509_authorities.len(), 1);
-    assert_eq!(bundle.sequence_number, sequence + 2);
+    assert_eq!(bundle.jwt_authorities.len(), 1);
+    assert_eq!(bundle.sequence_number, sequence + 3, "two published, then pruned");
     issue(&authority).await.unwrap();
 }
 
@@ -333,12 +362,13 @@ async fn concurrent_servers_lose_no_authority() {
     let mut ids = Vec::new();
     for server in servers {
         let (_, authority) = server.await.unwrap();
-        ids.push(authority.slots().await.first().unwrap().certificate.clone());
+        let root = authority.slots().await.first().unwrap().credential.clone();
+        ids.push((root, authority.signer().jwt_key_id().unwrap()));
     }
     let bundle = published_bundle(&one).await;
-    assert_eq!(bundle.x509_authorities.len(), 6);
-    assert!(ids.iter().all(|der| bundle.contains_x509_authority(der)));
-    assert_eq!(bundle.sequence_number, 6);
+    assert_eq!((bundle.x509_authorities.len(), bundle.jwt_authorities.len()), (6, 6));
+    assert!(ids.iter().all(|(der, kid)| bundle.contains_x509_authority(der) && bundle.contains_jwt_key(kid)));
+    assert_eq!(bundle.sequence_number, 12);
 }
 
 #[tokio::test]
@@ -350,9 +380,10 @@ async fn the_journal_keeps_ten_entries() {
         authority.check().await.unwrap();
     }
     let ids = vec![authority.signer().authority_id().unwrap()];
-    let (_, data) = site.store.find_journal(&ids).await.unwrap().unwrap();
-    let journal = journal::Entries::decode(data.as_slice()).unwrap();
+    let stored = site.store.find_journal(&ids).await.unwrap().unwrap();
+    let journal = journal::Entries::decode(stored.data.as_slice()).unwrap();
     assert_eq!(journal.x509_c_as.len(), slots::JOURNAL_CAP);
+    assert_eq!(journal.jwt_keys.len(), slots::JOURNAL_CAP);
 }
 
 async fn server_svid(site: &Site, signer: Arc<Signer>) -> (ServerSvid, IdentitySlot) {
@@ -462,7 +493,7 @@ mod damaged {
         let slot = |slot, issued: u64| X509Slot {
             slot,
             public: hardroot_hsm_keymanager::PublicKey { kind: KeyType::EcP256, spki_der: vec![] },
-            certificate: vec![],
+            credential: vec![],
             authority_id: String::new(),
             issued_at: noon() + Duration::from_secs(issued),
             not_after: noon() + DAY,
@@ -479,11 +510,25 @@ mod damaged {
             der in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300),
             status in 0..6i32,
         ) {
-            let entry = X509caEntry { slot_id: "A".into(), certificate: der.clone(), status, ..Default::default() };
+            let x509 = X509caEntry { slot_id: "A".into(), certificate: der.clone(), status, ..Default::default() };
+            let jwt = JwtKeyEntry { slot_id: "A".into(), public_key: der.clone(), status, ..Default::default() };
+            let journal = journal::Entries { x509_c_as: vec![x509], jwt_keys: vec![jwt], wit_keys: vec![] };
+            let bundle = common::Bundle {
+                root_cas: vec![common::Certificate { der_bytes: der.clone(), tainted_key: false }],
+                jwt_signing_keys: vec![common::PublicKey { pkix_bytes: der, ..Default::default() }],
+                ..Default::default()
+            };
             let public = hardroot_hsm_keymanager::PublicKey { kind: KeyType::EcP256, spki_der: vec![1] };
-            let roots = [slots::PublishedRoot { der: &der, tainted: false }];
-            let found = slots::reconcile(noon(), &[(SlotId::A, public)], &[entry], &roots);
-            proptest::prop_assert!(found.is_empty());
+            let keys = [(SlotId::A, public)];
+            let x509 = kind::X509 {
+                trust_domain: trust_domain(),
+                ttl: DAY,
+                key_type: KeyType::EcP256,
+                subject: DistinguishedName::default_ca(),
+            };
+            proptest::prop_assert!(slots::reconcile(&x509, noon(), &keys, &journal, &bundle).is_empty());
+            let jwt = kind::Jwt { ttl: DAY, key_type: KeyType::EcP256 };
+            proptest::prop_assert!(slots::reconcile(&jwt, noon(), &keys, &journal, &bundle).is_empty());
         }
     }
 }

@@ -14,7 +14,8 @@ use tracing::error;
 
 use super::caller::Caller;
 use super::judge::{Authorizer, Peer};
-use super::rules::{Limit, Rule, is_audited};
+use super::rules::{Limit, Rule};
+use crate::api::sync::Recheck;
 use crate::audit::{Audit, Record};
 use crate::endpoints::{BundleCache, RateLimits};
 
@@ -115,8 +116,10 @@ where
                         .filter(|s| s.code() == Code::Unimplemented && s.message().is_empty())
                         .map(|_| Status::unimplemented(format!("this server does not offer {path}")));
                     let response = unserved.map_or(response, Status::into_http);
-                    finish(&gate, &path, rule, &record, status).await;
-                    Ok(response)
+                    match finish(&gate, rule, &record, status).await {
+                        Ok(()) => Ok(response),
+                        Err(unrecorded) => Ok(unrecorded.into_http()),
+                    }
                 }
             }
         })
@@ -124,7 +127,7 @@ where
 }
 
 async fn admit(
-    gate: &Gate,
+    gate: &Arc<Gate>,
     path: &str,
     request: &mut Request<Body>,
     record: &Record,
@@ -132,17 +135,39 @@ async fn admit(
     let peer = peer_of(request).ok_or_else(|| Status::internal("the connection is not known"))?;
     record.peer(&peer);
     let (caller, rule) = gate.authorizer.authorize(path, &peer).await?;
+    let (role, means) = standing(gate, &caller);
+    record.authorized(role, means);
     let turns =
         Turns { limits: Arc::clone(&gate.limits), limit: rule.limit, address: caller_address(&caller) };
     // Signing limits count certificates, which only the handler knows.
     if rule.limit != Limit::Signing {
         turns.take(1).await?;
     }
+    let recheck = {
+        let (gate, path) = (Arc::clone(gate), path.to_owned());
+        Recheck::new(move || {
+            let (gate, path, peer) = (Arc::clone(&gate), path.clone(), peer.clone());
+            Box::pin(async move { gate.authorizer.authorize(&path, &peer).await.map(drop) })
+        })
+    };
     let extensions = request.extensions_mut();
+    extensions.insert(recheck);
     extensions.insert(caller);
     extensions.insert(turns);
     extensions.insert(record.clone());
     Ok(rule)
+}
+
+/// As whom a caller was let in, and by what means, in SPIRE's words.
+fn standing(gate: &Gate, caller: &Caller) -> (&'static str, &'static str) {
+    match caller {
+        Caller::Local { .. } => ("local", "transport"),
+        Caller::Agent { .. } => ("agent", "datastore"),
+        Caller::Admin { id, .. } if gate.authorizer.lists(id) => ("admin", "config"),
+        Caller::Admin { .. } => ("admin", "entries"),
+        Caller::Downstream { .. } => ("downstream", "entries"),
+        Caller::Anonymous { .. } => ("nobody", ""),
+    }
 }
 
 fn peer_of(request: &Request<Body>) -> Option<Peer> {
@@ -157,7 +182,9 @@ fn caller_address(caller: &Caller) -> Option<std::net::IpAddr> {
     caller.addr().map(|address| address.ip())
 }
 
-async fn finish(gate: &Gate, path: &str, rule: Rule, record: &Record, status: Option<Status>) {
+/// # Errors
+/// What is answered instead, because the call's audit line could not be written.
+async fn finish(gate: &Gate, rule: Rule, record: &Record, status: Option<Status>) -> Result<(), Status> {
     let failed = status.filter(|status| status.code() != Code::Ok);
     if rule.changes_bundles
         && failed.is_none()
@@ -167,7 +194,9 @@ async fn finish(gate: &Gate, path: &str, rule: Rule, record: &Record, status: Op
     }
     match failed {
         Some(status) => gate.audit.refused(record, &status),
-        None if is_audited(path) => gate.audit.done(record),
+        None if rule.issues => return gate.audit.done_issuing(record),
+        None if !rule.polled => gate.audit.done(record),
         None => {}
     }
+    Ok(())
 }

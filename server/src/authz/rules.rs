@@ -19,6 +19,10 @@ pub struct Rule {
     pub limit: Limit,
     /// Whether a success may change what peers' certificates are verified with.
     pub changes_bundles: bool,
+    /// Whether a success hands out a certificate or a token: not without its audit line.
+    pub issues: bool,
+    /// Whether a success is no audit line: programs ask it again and again.
+    pub polled: bool,
 }
 
 /// A limit per client address. The admin socket is never limited.
@@ -45,31 +49,37 @@ const NOBODY: Rule = Rule {
     agent: false,
     limit: Limit::None,
     changes_bundles: false,
+    issues: false,
+    polled: false,
 };
 const ANY: Rule = Rule { any: true, ..NOBODY };
 const LOCAL: Rule = Rule { local: true, ..NOBODY };
 const ADMIN: Rule = Rule { local: true, admin: true, ..NOBODY };
 const ADMIN_CHANGES_BUNDLES: Rule = Rule { changes_bundles: true, ..ADMIN };
+const ADMIN_ISSUES: Rule = Rule { issues: true, ..ADMIN };
 const AGENT: Rule = Rule { agent: true, ..NOBODY };
-const SIGN_FOR_AGENT: Rule = Rule { limit: Limit::Signing, ..AGENT };
+const AGENT_POLLS: Rule = Rule { polled: true, ..AGENT };
+const SIGN_FOR_AGENT: Rule = Rule { limit: Limit::Signing, issues: true, ..AGENT };
+const HEALTH: Rule = Rule { polled: true, ..LOCAL };
 
 /// Every method this server knows, sorted by path, with its rule. What is not here does not exist.
 pub const RULES: &[(&str, Rule)] = &[
-    ("/grpc.health.v1.Health/Check", LOCAL),
-    ("/grpc.health.v1.Health/List", LOCAL),
-    ("/grpc.health.v1.Health/Watch", LOCAL),
+    ("/grpc.health.v1.Health/Check", HEALTH),
+    ("/grpc.health.v1.Health/List", HEALTH),
+    ("/grpc.health.v1.Health/Watch", HEALTH),
+    ("/hardroot.server.sync.v1.Sync/Follow", AGENT_POLLS),
     ("/hardroot.server.tpm.v1.Tpm/Enrol", ADMIN),
     ("/hardroot.server.tpm.v1.Tpm/GetEnrolment", ADMIN),
     ("/hardroot.server.tpm.v1.Tpm/ListEnrolments", ADMIN),
     ("/hardroot.server.tpm.v1.Tpm/RemoveEnrolment", ADMIN),
-    ("/spire.api.server.agent.v1.Agent/AttestAgent", Rule { limit: Limit::Attestation, ..ANY }),
+    ("/spire.api.server.agent.v1.Agent/AttestAgent", Rule { limit: Limit::Attestation, issues: true, ..ANY }),
     ("/spire.api.server.agent.v1.Agent/BanAgent", ADMIN),
     ("/spire.api.server.agent.v1.Agent/CountAgents", ADMIN),
-    ("/spire.api.server.agent.v1.Agent/CreateJoinToken", ADMIN),
+    ("/spire.api.server.agent.v1.Agent/CreateJoinToken", ADMIN_ISSUES),
     ("/spire.api.server.agent.v1.Agent/DeleteAgent", ADMIN),
     ("/spire.api.server.agent.v1.Agent/GetAgent", ADMIN),
     ("/spire.api.server.agent.v1.Agent/ListAgents", ADMIN),
-    ("/spire.api.server.agent.v1.Agent/PostStatus", Rule { limit: Limit::PostStatus, ..AGENT }),
+    ("/spire.api.server.agent.v1.Agent/PostStatus", Rule { limit: Limit::PostStatus, ..AGENT_POLLS }),
     ("/spire.api.server.agent.v1.Agent/RenewAgent", SIGN_FOR_AGENT),
     ("/spire.api.server.bundle.v1.Bundle/AppendBundle", ADMIN_CHANGES_BUNDLES),
     ("/spire.api.server.bundle.v1.Bundle/BatchCreateFederatedBundle", ADMIN_CHANGES_BUNDLES),
@@ -77,8 +87,8 @@ pub const RULES: &[(&str, Rule)] = &[
     ("/spire.api.server.bundle.v1.Bundle/BatchSetFederatedBundle", ADMIN_CHANGES_BUNDLES),
     ("/spire.api.server.bundle.v1.Bundle/BatchUpdateFederatedBundle", ADMIN_CHANGES_BUNDLES),
     ("/spire.api.server.bundle.v1.Bundle/CountBundles", ADMIN),
-    ("/spire.api.server.bundle.v1.Bundle/GetBundle", ANY),
-    ("/spire.api.server.bundle.v1.Bundle/GetFederatedBundle", Rule { agent: true, ..ADMIN }),
+    ("/spire.api.server.bundle.v1.Bundle/GetBundle", Rule { polled: true, ..ANY }),
+    ("/spire.api.server.bundle.v1.Bundle/GetFederatedBundle", Rule { agent: true, polled: true, ..ADMIN }),
     ("/spire.api.server.bundle.v1.Bundle/ListFederatedBundles", ADMIN),
     (
         "/spire.api.server.bundle.v1.Bundle/PublishJWTAuthority",
@@ -93,10 +103,10 @@ pub const RULES: &[(&str, Rule)] = &[
     ("/spire.api.server.entry.v1.Entry/BatchDeleteEntry", ADMIN),
     ("/spire.api.server.entry.v1.Entry/BatchUpdateEntry", ADMIN),
     ("/spire.api.server.entry.v1.Entry/CountEntries", ADMIN),
-    ("/spire.api.server.entry.v1.Entry/GetAuthorizedEntries", AGENT),
+    ("/spire.api.server.entry.v1.Entry/GetAuthorizedEntries", AGENT_POLLS),
     ("/spire.api.server.entry.v1.Entry/GetEntry", ADMIN),
     ("/spire.api.server.entry.v1.Entry/ListEntries", ADMIN),
-    ("/spire.api.server.entry.v1.Entry/SyncAuthorizedEntries", AGENT),
+    ("/spire.api.server.entry.v1.Entry/SyncAuthorizedEntries", AGENT_POLLS),
     ("/spire.api.server.localauthority.v1.LocalAuthority/ActivateJWTAuthority", ADMIN),
     ("/spire.api.server.localauthority.v1.LocalAuthority/ActivateWITAuthority", ADMIN),
     ("/spire.api.server.localauthority.v1.LocalAuthority/ActivateX509Authority", ADMIN),
@@ -119,12 +129,12 @@ pub const RULES: &[(&str, Rule)] = &[
     ("/spire.api.server.logger.v1.Logger/SetLogLevel", LOCAL),
     ("/spire.api.server.svid.v1.SVID/BatchNewWITSVID", SIGN_FOR_AGENT),
     ("/spire.api.server.svid.v1.SVID/BatchNewX509SVID", SIGN_FOR_AGENT),
-    ("/spire.api.server.svid.v1.SVID/MintJWTSVID", ADMIN),
-    ("/spire.api.server.svid.v1.SVID/MintWITSVID", ADMIN),
-    ("/spire.api.server.svid.v1.SVID/MintX509SVID", ADMIN),
+    ("/spire.api.server.svid.v1.SVID/MintJWTSVID", ADMIN_ISSUES),
+    ("/spire.api.server.svid.v1.SVID/MintWITSVID", ADMIN_ISSUES),
+    ("/spire.api.server.svid.v1.SVID/MintX509SVID", ADMIN_ISSUES),
     (
         "/spire.api.server.svid.v1.SVID/NewDownstreamX509CA",
-        Rule { downstream: true, limit: Limit::Signing, ..NOBODY },
+        Rule { downstream: true, limit: Limit::Signing, issues: true, ..NOBODY },
     ),
     ("/spire.api.server.svid.v1.SVID/NewJWTSVID", SIGN_FOR_AGENT),
     ("/spire.api.server.trustdomain.v1.TrustDomain/BatchCreateFederationRelationship", ADMIN_CHANGES_BUNDLES),
@@ -142,11 +152,8 @@ pub fn rule(path: &str) -> Option<Rule> {
     RULES.get(at).map(|(_, rule)| *rule)
 }
 
-/// Whether a success of this method is worth an audit line: everything but reading and reporting. Refusals
-/// always are.
+/// Whether this is a method of the table.
 #[must_use]
-pub fn is_audited(path: &str) -> bool {
-    let name = path.rsplit('/').next().unwrap_or(path);
-    let read = ["Get", "List", "Count", "Sync", "Check", "Watch", "PostStatus"];
-    !read.iter().any(|prefix| name.starts_with(prefix))
+pub fn is_known(path: &str) -> bool {
+    rule(path).is_some()
 }

@@ -11,65 +11,15 @@ use hardroot_hsm_keymanager::memory::MemoryKeyManager;
 use hardroot_hsm_keymanager::{KeyId, KeyManager, KeyType};
 use hardroot_identity::{Selector, SpiffeId, Template, TrustDomain};
 use hardroot_transport::{LocalPeer, PeerInfo};
-use prost::Message;
 use tonic::Code;
 
+use super::wanted::{served, wanted};
 use super::*;
 use crate::authority::testing::{HOUR, Site, trust_domain};
 use crate::authority::{Authority, AuthorityConfig};
 use crate::datastore::{Entries, Entry, Node, Nodes};
 use crate::endpoints::BundleCache;
-
-/// Who may call what: the requirement, written down a second time so that the table cannot drift.
-const WANTED: &str = "
-any: agent.v1.Agent/AttestAgent bundle.v1.Bundle/GetBundle
-agent: agent.v1.Agent/RenewAgent agent.v1.Agent/PostStatus entry.v1.Entry/GetAuthorizedEntries
-agent: entry.v1.Entry/SyncAuthorizedEntries svid.v1.SVID/BatchNewX509SVID svid.v1.SVID/NewJWTSVID
-agent: svid.v1.SVID/BatchNewWITSVID
-down: svid.v1.SVID/NewDownstreamX509CA bundle.v1.Bundle/PublishJWTAuthority bundle.v1.Bundle/PublishWITAuthority
-local admin agent: bundle.v1.Bundle/GetFederatedBundle
-local: debug.v1.Debug/GetInfo logger.v1.Logger/GetLogger logger.v1.Logger/SetLogLevel logger.v1.Logger/ResetLogLevel
-local admin: agent.v1.Agent/CountAgents agent.v1.Agent/ListAgents agent.v1.Agent/GetAgent agent.v1.Agent/DeleteAgent
-local admin: agent.v1.Agent/BanAgent agent.v1.Agent/CreateJoinToken
-local admin: entry.v1.Entry/CountEntries entry.v1.Entry/ListEntries entry.v1.Entry/GetEntry
-local admin: entry.v1.Entry/BatchCreateEntry entry.v1.Entry/BatchUpdateEntry entry.v1.Entry/BatchDeleteEntry
-local admin: svid.v1.SVID/MintX509SVID svid.v1.SVID/MintJWTSVID svid.v1.SVID/MintWITSVID
-local admin: bundle.v1.Bundle/CountBundles bundle.v1.Bundle/AppendBundle bundle.v1.Bundle/ListFederatedBundles
-local admin: bundle.v1.Bundle/BatchCreateFederatedBundle bundle.v1.Bundle/BatchUpdateFederatedBundle
-local admin: bundle.v1.Bundle/BatchSetFederatedBundle bundle.v1.Bundle/BatchDeleteFederatedBundle
-local admin: trustdomain.v1.TrustDomain/ListFederationRelationships trustdomain.v1.TrustDomain/RefreshBundle
-local admin: trustdomain.v1.TrustDomain/GetFederationRelationship
-local admin: trustdomain.v1.TrustDomain/BatchCreateFederationRelationship
-local admin: trustdomain.v1.TrustDomain/BatchUpdateFederationRelationship
-local admin: trustdomain.v1.TrustDomain/BatchDeleteFederationRelationship
-local admin: localauthority.v1.LocalAuthority/GetJWTAuthorityState localauthority.v1.LocalAuthority/PrepareJWTAuthority
-local admin: localauthority.v1.LocalAuthority/ActivateJWTAuthority localauthority.v1.LocalAuthority/TaintJWTAuthority
-local admin: localauthority.v1.LocalAuthority/RevokeJWTAuthority localauthority.v1.LocalAuthority/GetX509AuthorityState
-local admin: localauthority.v1.LocalAuthority/PrepareX509Authority localauthority.v1.LocalAuthority/TaintX509Authority
-local admin: localauthority.v1.LocalAuthority/ActivateX509Authority localauthority.v1.LocalAuthority/RevokeX509Authority
-local admin: localauthority.v1.LocalAuthority/TaintX509UpstreamAuthority
-local admin: localauthority.v1.LocalAuthority/RevokeX509UpstreamAuthority
-local admin: localauthority.v1.LocalAuthority/GetWITAuthorityState localauthority.v1.LocalAuthority/PrepareWITAuthority
-local admin: localauthority.v1.LocalAuthority/ActivateWITAuthority localauthority.v1.LocalAuthority/TaintWITAuthority
-local admin: localauthority.v1.LocalAuthority/RevokeWITAuthority
-";
-
-fn wanted() -> Vec<(String, BTreeSet<&'static str>)> {
-    let mut all = Vec::new();
-    for line in WANTED.lines().filter(|line| !line.is_empty()) {
-        let (who, methods) = line.split_once(": ").unwrap();
-        for method in methods.split(' ') {
-            all.push((format!("/spire.api.server.{method}"), who.split(' ').collect()));
-        }
-    }
-    for method in ["Check", "List", "Watch"] {
-        all.push((format!("/grpc.health.v1.Health/{method}"), BTreeSet::from(["local"])));
-    }
-    for method in ["Enrol", "GetEnrolment", "ListEnrolments", "RemoveEnrolment"] {
-        all.push((format!("/hardroot.server.tpm.v1.Tpm/{method}"), BTreeSet::from(["local", "admin"])));
-    }
-    all
-}
+use crate::entries::AuthorizedEntries;
 
 fn address() -> SocketAddr {
     "192.0.2.7:40000".parse().unwrap()
@@ -85,6 +35,7 @@ struct World {
     authority: Authority,
     foreign: Authority,
     bundles: Arc<BundleCache>,
+    entries: Arc<AuthorizedEntries>,
     authorizer: Authorizer,
 }
 
@@ -113,14 +64,16 @@ impl World {
         }
         let bundles = Arc::new(BundleCache::new(Arc::new(site.store.clone()), trust_domain()));
         bundles.refresh().await.unwrap();
+        let entries = load(&site, Duration::from_secs(60)).await;
         let authorizer = Authorizer::new(
             trust_domain(),
             BTreeSet::from([LISTED.parse().unwrap(), id("/listed")]),
             Arc::new(site.store.clone()),
+            Arc::clone(&entries),
             Arc::clone(&bundles) as Arc<dyn hardroot_transport::BundleSource>,
             Arc::new(site.clock.clone()),
         );
-        Self { site, authority, foreign, bundles, authorizer }
+        Self { site, authority, foreign, bundles, entries, authorizer }
     }
 
     async fn shows(&self, authority: &Authority, who: &SpiffeId) -> Arc<PeerInfo> {
@@ -143,6 +96,11 @@ impl World {
     async fn may(&self, method: &str, peer: &Peer) -> Result<Caller, tonic::Status> {
         self.authorizer.authorize(method, peer).await.map(|(caller, _)| caller)
     }
+}
+
+async fn load(site: &Site, outage_staleness: Duration) -> Arc<AuthorizedEntries> {
+    let store = Arc::new(site.store.clone());
+    AuthorizedEntries::load(store, trust_domain(), outage_staleness).await.unwrap()
 }
 
 fn node(who: &SpiffeId, serial: String, peer: &PeerInfo) -> Node {
@@ -183,23 +141,10 @@ fn entry(path: &str, admin: bool, downstream: bool) -> Entry {
 
 #[test]
 fn the_table_has_every_method_of_the_services_and_no_other() {
-    let set = prost_types::FileDescriptorSet::decode(hardroot_api::FILE_DESCRIPTOR_SET).unwrap();
-    let mut served = BTreeSet::new();
-    for file in &set.file {
-        let package = file.package();
-        if !(package.starts_with("spire.api.server.") || package.starts_with("hardroot.server.")) {
-            continue;
-        }
-        for service in &file.service {
-            for method in &service.method {
-                served.insert(format!("/{package}.{}/{}", service.name(), method.name()));
-            }
-        }
-    }
+    let served: BTreeSet<String> = served().into_iter().map(|method| method.path).collect();
     assert!(served.len() > 60);
     let ruled: BTreeSet<String> = RULES.iter().map(|(path, _)| (*path).to_owned()).collect();
-    let health = |path: &&String| path.starts_with("/grpc.health.v1.");
-    assert_eq!(ruled.iter().filter(|path| !health(path)).cloned().collect::<BTreeSet<_>>(), served);
+    assert_eq!(ruled, served);
     let wanted: BTreeSet<String> = wanted().into_iter().map(|(path, _)| path).collect();
     assert_eq!(ruled, wanted);
     assert!(RULES.is_sorted_by_key(|(path, _)| *path), "it is searched by halves");
@@ -291,7 +236,8 @@ async fn two_serials_are_good_until_the_new_one_is_used() {
     let who = old.id.clone().unwrap();
     let new = world.shows(&world.authority, &who).await;
     let serial = new.leaf_serial.clone().unwrap();
-    world.site.store.node_renewed(&who, &serial, new.leaf_not_after.unwrap()).await.unwrap();
+    let current = old.leaf_serial.clone().unwrap();
+    world.site.store.node_renewed(&who, &current, &serial, new.leaf_not_after.unwrap()).await.unwrap();
     // The answer was lost: the agent goes on with the old one.
     world.may(AS_AGENT, &Peer::Remote(Arc::clone(&old))).await.unwrap();
     // It arrived after all.
@@ -338,19 +284,99 @@ async fn an_expired_admin_entry_makes_no_admin() {
 }
 
 #[test]
-fn reads_are_not_audited_and_changes_are() {
-    for path in [
-        "/a.B/GetEntry",
-        "/a.B/ListAgents",
-        "/a.B/CountBundles",
-        "/a.B/SyncAuthorizedEntries",
-        "/a.B/PostStatus",
-    ] {
-        assert!(!is_audited(path), "{path}");
+fn what_is_polled_is_not_recorded_and_what_is_issued_is_not_handed_out_unrecorded() {
+    let with = |flag: fn(&Rule) -> bool| -> Vec<&str> {
+        let found = RULES.iter().filter(|(_, rule)| flag(rule)).map(|(path, _)| *path);
+        found.map(|path| path.rsplit_once('.').unwrap().1).collect()
+    };
+    let polled = [
+        "Health/Check",
+        "Health/List",
+        "Health/Watch",
+        "Sync/Follow",
+        "Agent/PostStatus",
+        "Bundle/GetBundle",
+        "Bundle/GetFederatedBundle",
+        "Entry/GetAuthorizedEntries",
+        "Entry/SyncAuthorizedEntries",
+    ];
+    assert_eq!(with(|rule| rule.polled), polled);
+    let issues = [
+        "Agent/AttestAgent",
+        "Agent/CreateJoinToken",
+        "Agent/RenewAgent",
+        "SVID/BatchNewWITSVID",
+        "SVID/BatchNewX509SVID",
+        "SVID/MintJWTSVID",
+        "SVID/MintWITSVID",
+        "SVID/MintX509SVID",
+        "SVID/NewDownstreamX509CA",
+        "SVID/NewJWTSVID",
+    ];
+    assert_eq!(with(|rule| rule.issues), issues);
+}
+
+const SYNC: &str = "/spire.api.server.entry.v1.Entry/SyncAuthorizedEntries";
+
+/// An agent is judged from memory, which follows the database: this server's bans count at once, another's when memory has
+/// followed.
+#[tokio::test]
+async fn an_agent_that_memory_knows_is_not_looked_up() {
+    let world = World::new().await;
+    let another_server = world.site.another_store().await;
+    let who = |name: &str| id(&format!("/spire/agent/join_token/{name}"));
+    let a = Peer::Remote(world.agent("a").await);
+    world.may(SYNC, &a).await.unwrap();
+    another_server.ban_node(&who("a")).await.unwrap();
+    world.entries.refresh().await.unwrap();
+    assert_eq!(reason_of(&world.may(SYNC, &a).await.unwrap_err()), Some(Reason::AgentBanned));
+
+    // A renewed serial is looked up and becomes the current one; the old one is over then.
+    let old = world.agent("d").await;
+    world.may(SYNC, &Peer::Remote(Arc::clone(&old))).await.unwrap();
+    let new = world.shows(&world.authority, &who("d")).await;
+    let (current, serial) = (old.leaf_serial.clone().unwrap(), new.leaf_serial.clone().unwrap());
+    let ends = new.leaf_not_after.unwrap();
+    world.site.store.node_renewed(&who("d"), &current, &serial, ends).await.unwrap();
+    world.may(SYNC, &Peer::Remote(new)).await.unwrap();
+    assert_eq!(world.site.store.node(&who("d")).await.unwrap().unwrap().serial_number, serial);
+    let late = world.may(SYNC, &Peer::Remote(old)).await;
+    assert_eq!(reason_of(&late.unwrap_err()), Some(Reason::AgentNotActive));
+}
+
+/// Fault 6: a datastore that is away stops nobody who was let in lately, and nobody else is let in.
+#[tokio::test]
+async fn while_the_datastore_is_away_known_agents_are_judged_from_memory() {
+    let world = World::new().await;
+    let known = Peer::Remote(world.agent("known").await);
+    let banned = Peer::Remote(world.agent("banned").await);
+    world.authorizer.authorize(SYNC, &known).await.unwrap();
+    world.authorizer.authorize(SYNC, &banned).await.unwrap();
+    world.site.store.ban_node(&id("/spire/agent/join_token/banned")).await.unwrap();
+    world.entries.refresh().await.unwrap();
+    let unseen = Peer::Remote(world.shows(&world.authority, &id("/spire/agent/join_token/unseen")).await);
+    world.site.store.close().await;
+    world.authorizer.authorize(SYNC, &known).await.unwrap();
+    for refused in [&banned, &unseen] {
+        assert_eq!(world.authorizer.authorize(SYNC, refused).await.unwrap_err().code(), Code::Unavailable);
     }
-    for path in
-        ["/a.B/MintX509SVID", "/a.B/BatchDeleteEntry", "/a.B/BanAgent", "/a.B/Enrol", "/a.B/RenewAgent"]
-    {
-        assert!(is_audited(path), "{path}");
+    // Somebody wanted it banned, and the datastore could not be told.
+    world.entries.distrust(&id("/spire/agent/join_token/known"));
+    assert_eq!(world.authorizer.authorize(SYNC, &known).await.unwrap_err().code(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn an_agent_that_calls_again_costs_no_query_and_one_that_is_banned_is_seen_at_once() {
+    let world = World::new().await;
+    let peer = Peer::Remote(world.agent("a").await);
+    world.may(AS_AGENT, &peer).await.unwrap();
+    let before = world.site.store.statements();
+    for _ in 0..100 {
+        world.may(AS_AGENT, &peer).await.unwrap();
+        world.may("/spire.api.server.bundle.v1.Bundle/GetFederatedBundle", &peer).await.unwrap();
     }
+    assert_eq!(world.site.store.statements(), before);
+    world.site.store.ban_node(&id("/spire/agent/join_token/a")).await.unwrap();
+    let refused = world.may(AS_AGENT, &peer).await.unwrap_err();
+    assert_eq!(reason_of(&refused), Some(Reason::AgentBanned));
 }

@@ -6,9 +6,9 @@ use clap::{Args, Subcommand, ValueEnum};
 use hardroot_api::spire::api::server::bundle::v1 as wire;
 use hardroot_api::spire::api::server::bundle::v1::bundle_client::BundleClient;
 use hardroot_api::spire::api::types;
-use hardroot_identity::{Bundle, JwtAuthority, TrustDomain, X509Authority, pem_encode};
+use hardroot_identity::{BadBundle, Bundle, JwtAuthority, TrustDomain, X509Authority, pem_encode};
 use hardroot_runtime::cli::Output;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tonic::transport::Channel;
 
 use super::connection::{Connection, MAX_ANSWER};
@@ -33,7 +33,7 @@ pub enum BundleCommand {
 
 /// How a bundle is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
+pub(super) enum Format {
     /// X.509 authorities, one after the other
     Pem,
     /// The SPIFFE bundle document (JWKS)
@@ -150,7 +150,7 @@ fn print(screen: &mut Screen, bundle: &types::Bundle, format: Format) -> Result<
         Format::Spiffe => {
             let fault = |reason: String| CliError::Outcome(format!("the bundle cannot be shown: {reason}"));
             let document = document(bundle).map_err(|cause| fault(cause.to_string()))?;
-            let value: serde_json::Value =
+            let value: Document =
                 serde_json::from_slice(&document).map_err(|cause| fault(cause.to_string()))?;
             let mut text = Vec::new();
             let indent = serde_json::ser::PrettyFormatter::with_indent(b"    ");
@@ -162,6 +162,37 @@ fn print(screen: &mut Screen, bundle: &types::Bundle, format: Format) -> Result<
             Ok(())
         }
     }
+}
+
+/// The document for people, its names in the order in which SPIRE prints them.
+#[derive(Serialize, Deserialize)]
+struct Document {
+    keys: Vec<Key>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    spiffe_sequence: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    spiffe_refresh_hint: Option<i64>,
+}
+
+/// A key of the document.
+#[derive(Serialize, Deserialize)]
+struct Key {
+    r#use: String,
+    kty: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kid: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    crv: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    x: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    y: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    n: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    e: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    x5c: Option<Vec<String>>,
 }
 
 /// The SPIFFE bundle document of a message.
@@ -227,41 +258,49 @@ impl List {
     }
 }
 
+/// Reads a bundle for the server.
+pub(super) fn parse_bundle(
+    owner: TrustDomain,
+    format: Format,
+    data: &[u8],
+) -> Result<types::Bundle, BadBundle> {
+    let bundle = match format {
+        Format::Pem => Bundle::from_pem(owner, data),
+        Format::Spiffe => Bundle::from_jwks(owner, data),
+    }?;
+    Ok(types::Bundle {
+        trust_domain: bundle.trust_domain.to_string(),
+        x509_authorities: bundle
+            .x509_authorities
+            .into_iter()
+            .map(|authority| types::X509Certificate { asn1: authority.der, tainted: false })
+            .collect(),
+        jwt_authorities: bundle
+            .jwt_authorities
+            .into_iter()
+            .map(|key| types::JwtKey {
+                public_key: key.spki_der,
+                key_id: key.key_id,
+                expires_at: key.expires_at,
+                tainted: false,
+            })
+            .collect(),
+        refresh_hint: bundle.refresh_hint,
+        sequence_number: bundle.sequence_number,
+        wit_authorities: Vec::new(),
+    })
+}
+
 impl Set {
     fn read(&self, trust_domain: &str) -> Result<types::Bundle, CliError> {
         let path = self.path.as_deref().unwrap_or_else(|| Path::new("-"));
         let data = read_data(path)?;
-        let domain =
+        let owner =
             TrustDomain::from_name_or_id(trust_domain).map_err(|fault| CliError::usage(fault.to_string()))?;
-        let parsed = match self.format {
-            Format::Pem => Bundle::from_pem(domain, &data),
-            Format::Spiffe => Bundle::from_jwks(domain, &data),
-        };
-        let bundle = parsed.map_err(|cause| CliError::File {
+        parse_bundle(owner, self.format, &data).map_err(|cause| CliError::File {
             op: "unable to parse bundle data:",
             path: path.display().to_string(),
             reason: cause.to_string(),
-        })?;
-        Ok(types::Bundle {
-            trust_domain: bundle.trust_domain.to_string(),
-            x509_authorities: bundle
-                .x509_authorities
-                .into_iter()
-                .map(|authority| types::X509Certificate { asn1: authority.der, tainted: false })
-                .collect(),
-            jwt_authorities: bundle
-                .jwt_authorities
-                .into_iter()
-                .map(|key| types::JwtKey {
-                    public_key: key.spki_der,
-                    key_id: key.key_id,
-                    expires_at: key.expires_at,
-                    tainted: false,
-                })
-                .collect(),
-            refresh_hint: bundle.refresh_hint,
-            sequence_number: bundle.sequence_number,
-            wit_authorities: Vec::new(),
         })
     }
 

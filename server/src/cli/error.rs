@@ -29,6 +29,24 @@ pub enum CliError {
         /// What the server said.
         status: Box<Status>,
     },
+    /// A call about many items failed as a whole.
+    #[error(
+        "failed to {verb} items {first} to {last}: rpc error: code = {} desc = {}\n\
+        What came before was told; whether these were done is not known. Run the command again: {}.",
+        code_name(.status.code()), .status.message(), again(.repeated)
+    )]
+    Interrupted {
+        /// `create`, `update`, `delete`.
+        verb: &'static str,
+        /// The first item of the call, counted from 1.
+        first: usize,
+        /// The last one.
+        last: usize,
+        /// What is said of items that are done already, or nothing.
+        repeated: &'static str,
+        /// What the server said.
+        status: Box<Status>,
+    },
     /// A file (or standard input, named `-`) cannot be read, written or understood.
     #[error("{op} {path}: {reason}")]
     File {
@@ -59,6 +77,14 @@ impl CliError {
 impl From<Status> for CliError {
     fn from(status: Status) -> Self {
         Self::Rpc { context: String::new(), status: Box::new(status) }
+    }
+}
+
+/// What happens to items that are done already when a command is repeated.
+fn again(repeated: &str) -> String {
+    match repeated {
+        "" => "what is done is done once more".to_owned(),
+        repeated => format!("those that are done are told as \"{repeated}\" and stay as they are"),
     }
 }
 

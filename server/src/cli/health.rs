@@ -40,7 +40,9 @@ impl Healthcheck {
         match answer {
             Err(reason) => {
                 if verbose {
-                    screen.err_line(format!("Failed to check health: {reason}"));
+                    format!("Failed to check health: {reason}")
+                        .lines()
+                        .for_each(|line| screen.err_line(line));
                 }
                 Err(unhealthy("unable to determine health".to_owned()))
             }

@@ -167,7 +167,7 @@ impl Settings {
             .block("plugins")
             .labelled_blocks("KeyManager")
             .into_iter()
-            .find(|(name, _)| name == "pkcs11")
+            .find(|(name, _)| *name == "pkcs11")
             .map(|(_, plugin)| plugin.block("plugin_data"))
             .ok_or_else(|| HsmError::NoPkcs11 { path: path.to_owned() })?;
         // Other keys are the server's business; `hardroot-server validate` judges the whole file.

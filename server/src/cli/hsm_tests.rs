@@ -15,7 +15,7 @@ struct Commands {
 
 fn hsm(arguments: &[&str]) -> Result<(bool, String), String> {
     let arguments = ["hsm"].iter().chain(arguments).map(Into::into);
-    let parsed = Commands::try_parse_from(hardroot_runtime::cli::normalise_args(arguments));
+    let parsed = hardroot_runtime::cli::parse::<Commands>(arguments);
     let mut out = Vec::new();
     run(parsed.map_err(|error| error.to_string())?.command, &mut out)
         .map(|good| (good, String::from_utf8(out).unwrap()))

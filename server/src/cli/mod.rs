@@ -4,24 +4,41 @@
 mod agent;
 mod bundle;
 mod connection;
+mod datastore;
+#[cfg(test)]
+mod datastore_tests;
+mod debug;
+mod doctor;
 mod entry;
 mod error;
+mod federation;
 mod flags;
+#[cfg(test)]
+mod golden;
 mod health;
 pub mod hsm;
+mod jwt;
+mod logger;
+mod migrate;
+mod mint;
 mod run;
 mod screen;
+mod software_key;
 #[cfg(test)]
 mod tests;
 mod token;
 mod tpm;
+mod wit;
+mod x509;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use hardroot_runtime::cli::{normalise_args, print};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use hardroot_runtime::cli::parse;
 
+#[doc(hidden)]
+pub use entry::count_items;
 pub use error::CliError;
 pub use screen::Screen;
 
@@ -58,7 +75,7 @@ pub enum Top {
     Client(Command),
 }
 
-/// The commands beside `run` and `validate`. All but `hsm` talk to a running server.
+/// The commands beside `run` and `validate`. All but `hsm` and `datastore` talk to a running server.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Registration entries: which program gets which identity
@@ -70,17 +87,43 @@ pub enum Command {
     /// Trust bundles: our own and those of federated trust domains
     #[command(subcommand)]
     Bundle(bundle::BundleCommand),
+    /// Federation relationships: where the bundles of foreign trust domains come from
+    #[command(subcommand)]
+    Federation(federation::FederationCommand),
     /// Join tokens
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// X509-SVIDs for whoever is at the command line
+    #[command(subcommand)]
+    X509(x509::X509Command),
+    /// JWT-SVIDs for whoever is at the command line
+    #[command(subcommand)]
+    Jwt(jwt::JwtCommand),
+    /// WIT-SVIDs for whoever is at the command line
+    #[command(subcommand, hide = true)]
+    Wit(wit::WitCommand),
     /// Which TPMs may join
     #[command(subcommand)]
     Tpm(tpm::TpmCommand),
+    /// The database: look at it, migrate it, back it up, restore it
+    #[command(subcommand)]
+    Datastore(datastore::DatastoreCommand),
     /// The PKCS#11 token with the server's keys: initialise it, list and check its keys
     #[command(subcommand)]
     Hsm(hsm::HsmCommand),
+    /// The log level of a running server
+    #[command(subcommand)]
+    Logger(logger::LoggerCommand),
+    /// What a running server says of itself
+    #[command(subcommand)]
+    Debug(debug::DebugCommand),
+    /// Looks at everything the server needs, running or stopped, and says what to do
+    Doctor(doctor::Doctor),
     /// Tells whether the server is healthy (exit code 0 or 1)
     Healthcheck(health::Healthcheck),
+    /// Brings a SPIRE server's configuration and data here
+    #[command(name = "migrate-from-spire")]
+    MigrateFromSpire(migrate::Migrate),
 }
 
 impl Command {
@@ -93,26 +136,42 @@ impl Command {
             Self::Entry(command) => command.execute(screen).await,
             Self::Agent(command) => command.execute(screen).await,
             Self::Bundle(command) => command.execute(screen).await,
+            Self::Federation(command) => command.execute(screen).await,
+            Self::Logger(command) => command.execute(screen).await,
+            Self::Debug(command) => command.execute(screen).await,
             Self::Token(command) => command.execute(screen).await,
+            Self::X509(command) => command.execute(screen).await,
+            Self::Jwt(command) => command.execute(screen).await,
+            Self::Wit(command) => command.execute(screen).await,
             Self::Tpm(command) => command.execute(screen).await,
+            Self::Datastore(command) => command.execute(screen).await,
             Self::Hsm(command) => hsm::execute(command, screen).await,
+            Self::Doctor(command) => command.execute(screen).await,
             Self::Healthcheck(command) => command.execute(screen).await,
+            Self::MigrateFromSpire(command) => command.execute(screen).await,
         }
     }
 }
 
-/// Runs the command line `args`, whose first element is the program's name. Exit codes: 0 done, 1 not; `run`
-/// has one for each step of starting ([`crate::run::RunError::exit_code`]).
+/// Every command with its flags, for shell completions and man pages.
+#[must_use]
+pub fn definition() -> clap::Command {
+    Cli::command()
+}
+
+/// Runs the command line `args`, whose first element is the program's name. Exit codes: 0 done, 1 not, 127 no such
+/// command; `run` has one for each step of starting ([`crate::run::RunError::exit_code`]).
 #[must_use]
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(normalise_args(args)) {
+    let cli = match parse::<Cli>(args) {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help and version are answers, everything else is a mistake; scripts written for SPIRE expect 1.
-            drop(error.print());
-            return if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
-        }
+        Err(refused) => return refused.print(),
     };
+    if matches!(cli.command, Top::Client(Command::Wit(_)))
+        && !wit::is_enabled(|name| std::env::var(name).ok())
+    {
+        return complain("error: unrecognized subcommand 'wit'");
+    }
     match cli.command {
         Top::Run(args) => run::run(&args),
         Top::Validate(args) => run::validate(&args),
@@ -125,12 +184,9 @@ fn client(command: Command) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return complain(format_args!("Error: cannot start: {error}")),
     };
-    let mut screen = Screen::default();
+    let mut screen = Screen::of_process();
     let outcome = runtime.block_on(Box::pin(command.execute(&mut screen)));
-    let written = print(&screen.out);
-    if !screen.err.is_empty() {
-        tell(screen.err.strip_suffix('\n').unwrap_or(&screen.err));
-    }
+    let written = screen.flush();
     match (outcome, written) {
         (Ok(()), Ok(())) => ExitCode::SUCCESS,
         (Err(error), _) => complain(format_args!("Error: {error}")),

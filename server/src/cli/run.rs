@@ -7,20 +7,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use hardroot_config::Document;
 use hardroot_identity::TrustDomain;
+use hardroot_runtime::chain;
 use hardroot_runtime::clock::SystemClock;
 use hardroot_runtime::logs::{self, LogFormat, LogLevel, LogOutput};
 use hardroot_runtime::{process, shutdown, umask};
+use tokio::signal::unix::SignalKind;
+use tokio::sync::mpsc;
 
 use super::{complain, tell};
 use crate::config::{ConfigError, DEFAULT_PATH, ServerConfig};
+use crate::run::reload::{Reload, Reloads, Settings};
 use crate::run::{RunError, RunOptions};
 
 /// How long calls into a device may still take after everything else has stopped.
 const DEVICE_GRACE: Duration = Duration::from_secs(2);
 
 /// Flags of `run` and `validate`; each wins over the option of the same name in the file.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct RunArgs {
     /// Path of the configuration file
     #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
@@ -59,8 +64,9 @@ fn trust_domain(text: &str) -> Result<TrustDomain, hardroot_identity::BadSpiffeI
 }
 
 impl RunArgs {
-    fn load(&self) -> Result<ServerConfig, ConfigError> {
-        let mut config = ServerConfig::load(&self.config, self.expand_env.unwrap_or(false))?;
+    fn load(&self) -> Result<(ServerConfig, Document), ConfigError> {
+        let (mut config, document) =
+            ServerConfig::load_document(&self.config, self.expand_env.unwrap_or(false))?;
         let given = |to: &mut PathBuf, from: &Option<PathBuf>| {
             if let Some(from) = from {
                 to.clone_from(from);
@@ -80,20 +86,8 @@ impl RunArgs {
         }
         config.log_format = self.log_format.unwrap_or(config.log_format);
         config.log_level = self.log_level.unwrap_or(config.log_level);
-        Ok(config)
+        Ok((config, document))
     }
-}
-
-/// An error with its causes, in one line each where they are one line.
-fn told(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 pub(super) fn validate(args: &RunArgs) -> ExitCode {
@@ -105,22 +99,22 @@ pub(super) fn validate(args: &RunArgs) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            complain(format_args!("Hardroot server configuration file is invalid:\n{}", told(&error)))
+            complain(format_args!("Hardroot server configuration file is invalid:\n{}", chain(&error)))
         }
     }
 }
 
 pub(super) fn run(args: &RunArgs) -> ExitCode {
     let outcome = match args.load() {
-        Ok(config) => serve(config),
+        Ok((config, document)) => serve(args, config, &document),
         Err(error) => Err(RunError::Config(error).into()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             let (text, code) = match &failure {
-                Failure::Run(error) => (told(error.as_ref()), error.exit_code()),
-                Failure::Process(what, error) => (format!("{what}: {}", told(error.as_ref())), 1),
+                Failure::Run(error) => (chain(error.as_ref()), error.exit_code()),
+                Failure::Process(what, error) => (format!("{what}: {}", chain(error.as_ref())), 1),
             };
             // The log may be a file or in another format: people at a terminal look here.
             tracing::error!(error = %text, "server ended");
@@ -145,10 +139,11 @@ fn failure<E: Error + Send + Sync + 'static>(what: &'static str) -> impl FnOnce(
     move |cause| Failure::Process(what, Box::new(cause))
 }
 
-fn serve(config: ServerConfig) -> Result<(), Failure> {
+fn serve(args: &RunArgs, config: ServerConfig, document: &Document) -> Result<(), Failure> {
     umask::restrict();
     let output = config.log_file.clone().map_or(LogOutput::Stdout, LogOutput::File);
-    let log = logs::init(config.log_format, config.log_level, output).map_err(failure("cannot log"))?;
+    let log = logs::init(config.log_format, config.log_level, output, config.log_source_location)
+        .map_err(failure("cannot log"))?;
     process::forbid_core_dumps().map_err(failure("cannot forbid core dumps"))?;
     process::raise_open_files().map_err(failure("cannot raise the limit of open files"))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -157,14 +152,30 @@ fn serve(config: ServerConfig) -> Result<(), Failure> {
         .build()
         .map_err(failure("cannot start the runtime"))?;
     let outcome = runtime.block_on(async {
-        let shutdown = shutdown::signals().map_err(failure("cannot handle signals"))?;
-        shutdown::on_signal(tokio::signal::unix::SignalKind::user_defined2(), &shutdown, move || {
-            if let Err(error) = log.reopen() {
-                tracing::error!(error = %error, "the log file cannot be opened anew");
-            }
+        let signals = "cannot handle signals";
+        let shutdown = shutdown::signals().map_err(failure(signals))?;
+        let sink = log.clone();
+        shutdown::on_signal(SignalKind::user_defined2(), &shutdown, move || match sink.reopen() {
+            Ok(()) => tracing::info!("the log was opened anew"),
+            Err(error) => tracing::error!(error = %error, "the log file cannot be opened anew"),
         })
-        .map_err(failure("cannot handle signals"))?;
-        let options = RunOptions { config, clock: Arc::new(SystemClock), shutdown };
+        .map_err(failure(signals))?;
+        let (ask, requests) = mpsc::channel(4);
+        for (kind, what) in
+            [(SignalKind::hangup(), Reload::Everything), (SignalKind::user_defined1(), Reload::Plugins)]
+        {
+            let ask = ask.clone();
+            shutdown::on_signal(kind, &shutdown, move || {
+                if ask.try_send(what).is_err() {
+                    tracing::debug!("a reload waits already; another one would do the same");
+                }
+            })
+            .map_err(failure(signals))?;
+        }
+        let args = args.clone();
+        let running = Settings::of(document);
+        let reloads = Reloads { requests, load: Box::new(move || args.load()), log: log.clone(), running };
+        let options = RunOptions { config, clock: Arc::new(SystemClock), log, shutdown, reloads };
         Box::pin(crate::run::run(options)).await.map_err(Failure::from)
     });
     // A call into a token that hangs must not hold the process back.

@@ -1,64 +1,58 @@
 //! The commands against a server on a socket: what they print, and how they end. Scripts depend on both.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "tests fail loudly"
-)]
-
 use std::path::PathBuf;
 
-use clap::CommandFactory;
-
 use super::*;
-use crate::api::testing::{Site, at, id};
+use crate::api::testing::{Issuing, Site, at, id};
 use crate::datastore::{Entries, Nodes};
 
 const A: &str = "spiffe://example.org/spire/agent/tpm_quote/a";
 
-struct Ran {
-    out: String,
-    err: String,
-    outcome: Result<(), String>,
+pub(super) struct Ran {
+    pub(super) out: String,
+    pub(super) err: String,
+    pub(super) outcome: Result<(), String>,
 }
 
 impl Ran {
-    fn ok(self) -> String {
+    pub(super) fn ok(self) -> String {
         assert_eq!(self.outcome, Ok(()), "{}", self.err);
         assert_eq!(self.err, "");
         self.out
     }
 
-    fn failed(self) -> String {
+    pub(super) fn failed(self) -> String {
         self.outcome.unwrap_err()
     }
 }
 
-struct Shell {
+pub(super) struct Shell {
     site: Site,
-    socket: PathBuf,
+    pub(super) socket: PathBuf,
 }
 
 impl Shell {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let site = Site::new().await;
         let socket = site.serve(true).await;
         Self { site, socket }
     }
 
-    async fn run(&self, arguments: &[&str]) -> Ran {
-        let socket = self.socket.display().to_string();
-        let mut all = vec!["hardroot-server"];
-        all.extend(arguments);
-        all.extend(["-socketPath", socket.as_str()]);
-        run(&all).await
+    pub(super) async fn run(&self, arguments: &[&str]) -> Ran {
+        run_at(&self.socket, arguments).await
     }
 }
 
-async fn run(arguments: &[&str]) -> Ran {
-    let parsed = Cli::try_parse_from(normalise_args(arguments.iter().map(OsString::from)));
+async fn run_at(socket: &std::path::Path, arguments: &[&str]) -> Ran {
+    let socket = socket.display().to_string();
+    let mut all = vec!["hardroot-server"];
+    all.extend(arguments);
+    all.extend(["-socketPath", socket.as_str()]);
+    run(&all).await
+}
+
+pub(super) async fn run(arguments: &[&str]) -> Ran {
+    let parsed = parse::<Cli>(arguments.iter().map(OsString::from));
     let command = match parsed {
         Ok(Cli { command: Top::Client(command) }) => command,
         Ok(_) => panic!("{arguments:?} talks to no server"),
@@ -79,7 +73,7 @@ fn create<'a>(more: &[&'a str]) -> Vec<&'a str> {
 
 #[test]
 fn the_command_line_is_consistent() {
-    Cli::command().debug_assert();
+    definition().debug_assert();
 }
 
 #[test]
@@ -91,7 +85,7 @@ fn every_command_and_flag_explains_itself() {
         }
         command.get_subcommands().for_each(walk);
     }
-    walk(&Cli::command());
+    walk(&definition());
 }
 
 #[test]
@@ -107,7 +101,7 @@ fn one_dash_and_two_are_the_same() {
             flag("downstream=false"),
             flag("output=json"),
         ];
-        assert!(Cli::try_parse_from(normalise_args(arguments.map(OsString::from))).is_ok());
+        assert!(parse::<Cli>(arguments.map(OsString::from)).is_ok());
     }
 }
 
@@ -320,7 +314,7 @@ async fn entry_show_and_count_filter() {
         (vec!["-selector", "unix:uid:1000", "-matchSelectorsOn", "exact"], 0),
         (vec!["-selector", "unix:uid:1000", "-selector", "unix:uid:0", "-matchSelectorsOn", "any"], 2),
         (vec!["-downstream"], 1),
-        (vec!["-downstream=false"], 1),
+        (vec!["-downstream=false"], 2),
         (vec!["-parentID", A], 2),
         (vec!["-spiffeID", "spiffe://example.org/db"], 1),
         (vec!["-hint", "none"], 0),
@@ -397,9 +391,13 @@ async fn entries_come_from_files() {
     let ran = shell.run(&["entry", "delete", "-file", &path]).await;
     assert_eq!(
         ran.out,
-        "Deleted entry with ID: f1\n\n\nDeleted 1 entries successfully, but failed to delete 1 entries\n"
+        "Deleted entry with ID: f1\n\n\n\n\nDeleted 1 entries successfully, but failed to delete 1 entries\n"
     );
-    assert_eq!(ran.err, "Failed to delete entry with ID f2 (code: NotFound, msg: \"entry not found\")\n");
+    assert_eq!(
+        ran.err,
+        "Failed to delete entry with ID f2 (code: NotFound, msg: \"entry not found\"), item 2\n\
+         2 items: 1 deleted, 1 not found, 0 failed\n"
+    );
     assert_eq!(ran.failed(), "failed to delete one or more entries");
     let error = shell.run(&["entry", "create", "-data", "/no/such/file"]).await.failed();
     assert!(error.starts_with("reading /no/such/file: "), "{error}");
@@ -605,7 +603,7 @@ async fn tpms_are_enrolled_by_hash_certificate_or_key() {
         assert!(shell.run(&["tpm", "enroll", flag, &path]).await.failed().starts_with("parsing "));
     }
     let both = ["hardroot-server", "tpm", "enroll", "-ekHash", "x", "-ekPub", "y"];
-    assert!(Cli::try_parse_from(normalise_args(both.map(OsString::from))).is_err());
+    assert!(parse::<Cli>(both.map(OsString::from)).is_err());
 }
 
 #[tokio::test]
@@ -644,4 +642,199 @@ async fn a_value_cannot_add_a_line() {
         entry.created_at,
         i64::try_from(at(0).elapsed().unwrap().as_secs().min(1_700_000_000)).unwrap()
     );
+}
+
+fn mode_of(path: &std::path::Path) -> u32 {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+/// The key of a PKCS#8 PEM text, as it can be loaded.
+fn key_of(pem: &str) -> Vec<u8> {
+    let body: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
+    let der = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, body).unwrap();
+    let signing = &aws_lc_rs::signature::ECDSA_P256_SHA256_ASN1_SIGNING;
+    let key = aws_lc_rs::signature::EcdsaKeyPair::from_pkcs8(signing, &der).unwrap();
+    let spki: aws_lc_rs::encoding::PublicKeyX509Der<'_> =
+        aws_lc_rs::encoding::AsDer::as_der(aws_lc_rs::signature::KeyPair::public_key(&key)).unwrap();
+    spki.as_ref().to_vec()
+}
+
+#[tokio::test]
+async fn x509_mint_prints_or_writes_svid_key_and_bundle() {
+    let issuing = Issuing::new().await;
+    let socket = issuing.serve().await;
+    let mint = [
+        "x509",
+        "mint",
+        "-spiffeID",
+        "spiffe://example.org/job",
+        "-dns",
+        "a.example.org",
+        "-dns=b.example.org",
+    ];
+    let out = run_at(&socket, &mint).await.ok();
+    let (svid, rest) = out.strip_prefix("X509-SVID:\n").unwrap().split_once("\nPrivate key:\n").unwrap();
+    let (key, roots) = rest.split_once("\nRoot CAs:\n").unwrap();
+    let roots = roots.strip_suffix("\n").unwrap();
+    let chain = hardroot_identity::pem_decode(svid.as_bytes()).unwrap();
+    let parsed = hardroot_identity::X509Svid::parse(chain).unwrap();
+    assert_eq!(parsed.id.path(), "/job");
+    assert_eq!(parsed.dns_names, ["a.example.org", "b.example.org"]);
+    assert!(key.starts_with("-----BEGIN PRIVATE KEY-----\n") && key.ends_with("-----END PRIVATE KEY-----\n"));
+    assert_eq!(key_of(key), parsed.spki_der);
+    assert_eq!(run_at(&socket, &["bundle", "show"]).await.ok(), roots);
+
+    let json = run_at(&socket, &[&mint[..], &["-output", "json"]].concat()).await.ok();
+    assert!(json.starts_with("{\"x509_svid\":[\"MI"), "{json}");
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json.as_object().unwrap().keys().collect::<Vec<_>>().len(), 3);
+    assert!(json["private_key"].is_string() && json["root_cas"].as_array().unwrap().len() == 1);
+
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    std::fs::write(at("key.pem"), "an old key that everybody may read").unwrap();
+    let path = directory.path().display().to_string();
+    // How long the answer took does not matter here.
+    let out = run_at(&socket, &[&mint[..], &["-write", &path, "-ttl", "1m"]].concat()).await.out;
+    let wanted = format!(
+        "X509-SVID written to {path}/svid.pem\nPrivate key written to {path}/key.pem\nRoot CAs written to {path}/bundle.pem\n"
+    );
+    assert_eq!(out, wanted);
+    let modes = ["svid.pem", "key.pem", "bundle.pem"].map(|name| mode_of(&at(name)));
+    assert_eq!(modes, [0o644, 0o600, 0o644]);
+    let chain = hardroot_identity::pem_decode(&std::fs::read(at("svid.pem")).unwrap()).unwrap();
+    let written = hardroot_identity::X509Svid::parse(chain).unwrap();
+    assert_eq!(key_of(&std::fs::read_to_string(at("key.pem")).unwrap()), written.spki_der);
+    let life = written.not_after.duration_since(written.not_before).unwrap();
+    assert_eq!(life.as_secs(), 70);
+}
+
+#[tokio::test]
+async fn jwt_mint_prints_or_writes_the_token() {
+    let issuing = Issuing::new().await;
+    let socket = issuing.serve().await;
+    let mint =
+        ["jwt", "mint", "-spiffeID", "spiffe://example.org/job", "-audience", "db", "-audience", "cache"];
+    let out = run_at(&socket, &mint).await.ok();
+    let token = out.strip_suffix("\n").unwrap();
+    assert_eq!(token.split('.').count(), 3);
+    let json = run_at(&socket, &[&mint[..], &["-ttl", "90s", "-output", "json"]].concat()).await.out;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let svid = &json["svid"];
+    let seconds = |name: &str| svid[name].as_str().unwrap().parse::<i64>().unwrap();
+    assert_eq!(seconds("expires_at") - seconds("issued_at"), 90);
+    assert_eq!(svid["id"], serde_json::json!({"trust_domain": "example.org", "path": "/job"}));
+    assert_eq!((svid["hint"].as_str(), svid.as_object().unwrap().len()), (Some(""), 5));
+
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("token").display().to_string();
+    let out = run_at(&socket, &[&mint[..], &["-write", &path]].concat()).await.ok();
+    assert_eq!(out, format!("JWT-SVID written to {path}\n"));
+    assert_eq!(mode_of(path.as_ref()), 0o600);
+    assert_eq!(std::fs::read_to_string(&path).unwrap().split('.').count(), 3);
+}
+
+#[tokio::test]
+async fn what_cannot_be_minted_is_told_as_spire_tells_it() {
+    let issuing = Issuing::new().await;
+    let socket = issuing.serve().await;
+    let id = "spiffe://example.org/job";
+    let reserved = "spiffe://example.org/spire/x";
+    for (arguments, text) in [
+        (&["x509", "mint"][..], "spiffeID must be specified"),
+        (&["x509", "mint", "-spiffeID", "example.org/job"], "scheme is missing or invalid"),
+        (
+            &["x509", "mint", "-spiffeID", reserved],
+            "unable to mint SVID: rpc error: code = InvalidArgument desc = CSR URI SAN is invalid: \"spiffe://example.org/spire/x\" is not a workload in trust domain \"example.org\"; path is in the reserved namespace",
+        ),
+        (
+            &["x509", "mint", "-spiffeID", id, "-ttl", "600000h"],
+            "invalid value for TTL: 2160000000 seconds are too many",
+        ),
+        (&["jwt", "mint", "-audience", "db"], "spiffeID must be specified"),
+        (&["jwt", "mint", "-spiffeID", "example.org/job"], "at least one audience must be specified"),
+        (&["jwt", "mint", "-spiffeID", "example.org/job", "-audience", "db"], "scheme is missing or invalid"),
+        (
+            &["wit", "mint", "-spiffeID", id],
+            "unable to mint SVID: rpc error: code = Unimplemented desc = WIT functionality is disabled",
+        ),
+    ] {
+        assert_eq!(run_at(&socket, arguments).await.failed(), text);
+    }
+    let error =
+        run_at(&socket, &["jwt", "mint", "-spiffeID", id, "-audience", "db", "-write", "/proc/none/x"]).await;
+    assert!(error.failed().starts_with("unable to write token: "));
+}
+
+#[tokio::test]
+async fn a_lifetime_that_was_cut_is_told() {
+    let issuing = Issuing::new().await;
+    let socket = issuing.serve().await;
+    let id = "spiffe://example.org/job";
+    for (arguments, what) in [
+        (&["x509", "mint", "-spiffeID", id, "-ttl", "48h"][..], "X509-SVID"),
+        (&["jwt", "mint", "-spiffeID", id, "-audience", "db", "-ttl", "48h"], "JWT-SVID"),
+    ] {
+        let ran = run_at(&socket, arguments).await;
+        assert_eq!(ran.outcome, Ok(()));
+        let prefix = format!("{what} lifetime was capped shorter than specified ttl; expires \"20");
+        assert!(ran.err.starts_with(&prefix) && ran.err.ends_with("Z\"\n"), "{}", ran.err);
+    }
+}
+
+#[tokio::test]
+async fn many_entries_come_in_batches_and_failures_are_told_by_item() {
+    let shell = Shell::new().await;
+    let data = shell.socket.with_file_name("many.json");
+    let path = data.display().to_string();
+    let entry = |number: usize| {
+        let domain = if number == 700 { "other.test" } else { "example.org" };
+        format!(
+            r#"{{"entry_id":"m{number}","spiffe_id":"spiffe://{domain}/m{number}","parent_id":"{A}",
+            "selectors":[{{"type":"unix","value":"uid:1"}}]}}"#
+        )
+    };
+    let list = |count| (1..=count).map(entry).collect::<Vec<_>>().join(",\n");
+    // A mistake at the end: nothing is created.
+    std::fs::write(&data, format!("{{\"entries\":[{},{{\"hints\":1}}]}}", list(600))).unwrap();
+    let error = shell.run(&["entry", "create", "-data", &path]).await.failed();
+    assert!(
+        error.contains("item 601: unknown field `hints`") && error.contains(" at line 1200 column "),
+        "{error}"
+    );
+    assert_eq!(shell.run(&["entry", "count"]).await.ok(), "0 registration entries\n");
+    std::fs::write(&data, format!("{{\"entries\":[{}]}}", list(1203))).unwrap();
+    let ran = shell.run(&["entry", "create", "-data", &path]).await;
+    assert_eq!(ran.out.matches("Entry ID                : m").count(), 1202);
+    assert!(
+        ran.err.contains("Item                    : 700\nEntry ID                : m700\n"),
+        "{}",
+        ran.err
+    );
+    assert!(ran.err.ends_with("1203 items: 1202 created, 1 failed\n"), "{}", ran.err);
+    assert_eq!(ran.failed(), "failed to create one or more entries");
+    // Again: what exists is told, or not.
+    let ran = shell.run(&["entry", "create", "-data", &path, "-output", "json"]).await;
+    let answer: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    let results = answer["results"].as_array().unwrap();
+    assert_eq!((results.len(), results[699]["status"]["code"].as_i64()), (1203, Some(3)));
+    assert_eq!(results.iter().filter(|result| result["status"]["code"] == 6).count(), 1202);
+    assert!(ran.err.ends_with("1203 items: 0 created, 1202 exist already, 1 failed\n"));
+    std::fs::write(&data, format!("{{\"entries\":[{}]}}", list(699))).unwrap();
+    let again = ["entry", "create", "-data", &path, "-ignoreExisting", "-quiet"];
+    assert_eq!(shell.run(&again).await.ok(), "");
+    // What is shown can be read back.
+    let shown = shell.run(&["entry", "show", "-output", "json"]).await.ok();
+    std::fs::write(&data, shown).unwrap();
+    let ran = shell.run(&["entry", "update", "-data", &path, "-quiet"]).await;
+    assert_eq!(
+        (ran.ok(), shell.site.store.entry("m1").await.unwrap().unwrap().revision_number),
+        (String::new(), 1)
+    );
+    let ids: Vec<_> = (1..=1203).map(|number| format!("\"m{number}\"")).collect();
+    std::fs::write(&data, format!("{{\"ids\":[{}]}}", ids.join(","))).unwrap();
+    let ran = shell.run(&["entry", "delete", "-file", &path, "-quiet", "-ignoreMissing"]).await;
+    assert_eq!(ran.ok(), "");
+    assert_eq!(shell.run(&["entry", "count"]).await.ok(), "0 registration entries\n");
 }

@@ -24,7 +24,7 @@ pub struct AttestorConfigs {
 pub(super) fn decode(plugins: &Block<'_>) -> AttestorConfigs {
     let mut configs = AttestorConfigs::default();
     for (name, block, data) in enabled(plugins, "NodeAttestor") {
-        let twice = match name.as_str() {
+        let twice = match name {
             "tpm_quote" => tpm_quote(&data).is_some_and(|c| configs.tpm_quote.replace(c).is_some()),
             "x509pop" => x509pop(&data).is_some_and(|c| configs.x509pop.replace(c).is_some()),
             "join_token" => std::mem::replace(&mut configs.join_token, true),

@@ -9,7 +9,8 @@ use hardroot_hsm_keymanager::{KeyId, pkcs11, tpm};
 use hardroot_tpm_attestor::device::{self, Tcti};
 
 use super::attestors::{self, AttestorConfigs};
-use super::unsupported;
+use super::{datastore, unsupported};
+use crate::datastore::DatabaseConfig;
 
 /// Where the server's keys live.
 #[derive(Debug, Clone)]
@@ -51,7 +52,7 @@ impl KeyManagerConfig {
 }
 
 pub(super) struct Plugins {
-    pub(super) database: Option<PathBuf>,
+    pub(super) database: Option<DatabaseConfig>,
     pub(super) key_manager: Option<KeyManagerConfig>,
     pub(super) attestors: AttestorConfigs,
 }
@@ -59,7 +60,7 @@ pub(super) struct Plugins {
 pub(super) fn decode(decoder: &Decoder<'_>, allow_software_keys: bool, data_dir: &Path) -> Plugins {
     let plugins = decoder.root().required_block("plugins");
     let decoded = Plugins {
-        database: datastore(&plugins),
+        database: database(&plugins),
         key_manager: key_manager(&plugins, allow_software_keys, data_dir),
         attestors: attestors::decode(&plugins),
     };
@@ -69,7 +70,7 @@ pub(super) fn decode(decoder: &Decoder<'_>, allow_software_keys: bool, data_dir:
 }
 
 /// The enabled plugins of a kind, with their `plugin_data`.
-pub(super) fn enabled<'a>(plugins: &Block<'a>, kind: &str) -> Vec<(String, Block<'a>, Block<'a>)> {
+pub(super) fn enabled<'a>(plugins: &Block<'a>, kind: &str) -> Vec<(&'a str, Block<'a>, Block<'a>)> {
     let mut all = Vec::new();
     for (name, block) in plugins.labelled_blocks(kind) {
         let on = block.bool_or("enabled", true);
@@ -85,7 +86,7 @@ pub(super) fn enabled<'a>(plugins: &Block<'a>, kind: &str) -> Vec<(String, Block
 }
 
 /// The only plugin of a kind.
-fn only<'a>(plugins: &Block<'a>, kind: &str, example: &str) -> Option<(String, Block<'a>, Block<'a>)> {
+fn only<'a>(plugins: &Block<'a>, kind: &str, example: &str) -> Option<(&'a str, Block<'a>, Block<'a>)> {
     let mut all = enabled(plugins, kind).into_iter();
     let first = all.next();
     if first.is_none() {
@@ -97,34 +98,20 @@ fn only<'a>(plugins: &Block<'a>, kind: &str, example: &str) -> Option<(String, B
     first
 }
 
-fn datastore(plugins: &Block<'_>) -> Option<PathBuf> {
+fn database(plugins: &Block<'_>) -> Option<DatabaseConfig> {
     let (name, block, data) = only(plugins, "DataStore", "\"sql\"")?;
     if name != "sql" {
         block.fault_here("the only DataStore is \"sql\"");
         return None;
     }
-    let kind = data.required_string("database_type");
-    if !kind.is_empty() && kind != "sqlite3" {
-        data.fault("database_type", "only sqlite3 is supported");
-    }
-    let connection = data.required_path("connection_string");
-    if connection.to_string_lossy().starts_with("file:") || connection.to_string_lossy().contains('?') {
-        data.fault("connection_string", "is the path of a file, without file: and without parameters");
-    }
-    for key in ["ro_connection_string", "root_ca_path", "client_cert_path", "client_key_path"] {
-        data.unsupported(key, "belongs to database servers, and this is a file; remove it");
-    }
-    for key in ["max_open_conns", "max_idle_conns", "conn_max_lifetime", "conn_max_idle_time"] {
-        data.unsupported(key, "connections to the file are managed by the server; remove it");
-    }
-    data.unsupported("disable_migration", "the schema is always brought up to date; remove it");
+    let database = datastore::decode(&data);
     data.finish();
-    Some(connection)
+    database
 }
 
 fn key_manager(plugins: &Block<'_>, allow_software_keys: bool, data_dir: &Path) -> Option<KeyManagerConfig> {
     let (name, block, data) = only(plugins, "KeyManager", "\"pkcs11\"")?;
-    let config = match name.as_str() {
+    let config = match name {
         "pkcs11" => pkcs11(&data),
         "tpm" => tpm_keys(&data, data_dir)?,
         "disk" => KeyManagerConfig::Disk { keys_path: data.required_path("keys_path") },
@@ -163,8 +150,8 @@ fn pkcs11(data: &Block<'_>) -> KeyManagerConfig {
         token.generate_timeout = timeout;
     }
     token.tolerate_missing_attributes = data.string_list("tolerate_missing_attributes").unwrap_or_default();
-    // Every certificate is verified before it leaves the server; doing it twice would halve what a token
-    // faster than this machine can issue.
+    // Every certificate and every token is verified before it leaves the server; doing it twice would halve
+    // what a device faster than this machine can issue.
     token.verify_signatures = false;
     for fault in token.faults() {
         data.fault_here(fault);

@@ -60,7 +60,12 @@ fn the_sample_is_valid_and_says_the_defaults() {
     assert_eq!(config.agent_ttl, config.default_x509_svid_ttl);
     assert_eq!(config.ca_key_type, KeyType::EcP256);
     assert_eq!(config.ca_subject, DistinguishedName::default_ca());
-    assert!(config.audit_log_enabled && config.limit_attestation && config.limit_signing);
+    assert!(
+        config.audit_log_enabled
+            && config.audit_log_required
+            && config.limit_attestation
+            && config.limit_signing
+    );
     assert!(!config.allow_software_keys);
     assert_eq!(config.key_manager.name(), "pkcs11");
     assert!(config.attestors.join_token && config.attestors.tpm_quote.is_some());
@@ -120,17 +125,33 @@ fn every_fault_is_told_at_once_with_its_line() {
 }
 
 #[test]
+fn jwt_settings_have_defaults_and_can_be_switched_off() {
+    let jwt = |keys: &str| ServerConfig::parse(&with(keys, MEMORY), "server.conf").unwrap().jwt;
+    let default =
+        JwtSettings { key_type: KeyType::EcP256, issuer: None, default_ttl: Duration::from_secs(300) };
+    assert_eq!(jwt(""), Some(default.clone()));
+    assert_eq!(jwt("ca_key_type = \"rsa-2048\"").unwrap().key_type, KeyType::Rsa2048);
+    let told = jwt(
+        "ca_key_type = \"rsa-2048\"\n jwt_key_type = \"ec-p384\"\n jwt_issuer = \"https://i\"\n default_jwt_svid_ttl = \"1m\"",
+    );
+    assert_eq!(
+        told,
+        Some(JwtSettings {
+            key_type: KeyType::EcP384,
+            issuer: Some("https://i".to_owned()),
+            default_ttl: Duration::from_secs(60),
+        })
+    );
+    assert_eq!(jwt("jwt_issuer = \"\""), Some(default));
+    assert_eq!(jwt("disable_jwt_svids = true"), None);
+    let told = faults(&with("disable_jwt_svids = true\n jwt_key_type = \"ed25519\"", MEMORY));
+    assert_eq!(told.len(), 1, "{told:?}");
+}
+
+#[test]
 fn what_is_not_supported_is_refused_with_a_reason() {
     for key in [
-        "jwt_issuer = \"x\"",
-        "jwt_key_type = \"ec-p256\"",
-        "default_jwt_svid_ttl = \"5m\"",
-        "disable_jwt_svids = false",
-        "max_attested_node_info_staleness = \"1m\"",
-        "proxy_protocol_trusted_cidrs = [\"10.0.0.0/8\"]",
-        "prune_attested_nodes_expired_for = \"720h\"",
         "profiling_enabled = true",
-        "log_source_location = true",
         "federation { bundle_endpoint { port = 8443 } }",
         "experimental { cache_reload_interval = \"1s\" }",
     ] {
@@ -148,10 +169,21 @@ fn what_is_not_supported_is_refused_with_a_reason() {
     ] {
         assert!(!faults(&with("", &format!("{MEMORY}\n{plugin}"))).is_empty(), "{plugin}");
     }
-    assert_eq!(faults(&format!("{}telemetry {{ Prometheus {{ port = 1 }} }}\n", with("", MEMORY))).len(), 1);
-    assert_eq!(
-        faults(&format!("{}health_checks {{ listener_enabled = true }}\n", with("", MEMORY))).len(),
-        1
+    assert_eq!(faults(&format!("{}telemetry {{ M3 = [{{}}] }}\n", with("", MEMORY))).len(), 1);
+}
+
+#[test]
+fn telemetry_and_health_checks_are_read() {
+    let text = format!(
+        "{}telemetry {{ Prometheus {{ port = 9988 }} }}\nhealth_checks {{ listener_enabled = true }}\n",
+        with("  log_source_location = true", MEMORY)
+    );
+    let config = ServerConfig::parse(&text, "server.conf").unwrap();
+    assert!(config.telemetry.prometheus.is_some_and(|prometheus| prometheus.port == 9988));
+    assert!(config.health_checks.listener_enabled && config.log_source_location);
+    let config = ServerConfig::parse(&with("", MEMORY), "server.conf").unwrap();
+    assert!(
+        !config.telemetry.is_on() && !config.health_checks.listener_enabled && !config.log_source_location
     );
 }
 
@@ -237,4 +269,93 @@ proptest::proptest! {
         drop(ServerConfig::parse(&with(&text, MEMORY), "server.conf"));
         drop(ServerConfig::parse(&with("", &text), "server.conf"));
     }
+}
+
+/// `with`, on a database server.
+fn on_server(kind: &str, lines: &str) -> String {
+    with("", MEMORY).replace(
+        "database_type = \"sqlite3\" connection_string = \"/d/x\"",
+        &format!("\n database_type = \"{kind}\"\n{lines}\n"),
+    )
+}
+
+#[test]
+fn database_servers_as_spire_configures_them() {
+    use crate::datastore::{Engine, Place, Tls};
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, content: &str| {
+        let path = dir.path().join(name);
+        hardroot_emulators::softhsm::private_file(&path, content).unwrap();
+        path.display().to_string()
+    };
+    let read = |kind, lines: &str| {
+        let config = ServerConfig::parse(&on_server(kind, lines), "server.conf").unwrap().database;
+        let warnings = config.warnings();
+        let Place::Server(server) = config.place else { panic!("a file") };
+        (*server, warnings, config.outage_staleness)
+    };
+    let (server, warnings, staleness) = read(
+        "postgres",
+        " connection_string = \"dbname=h user=u password=canary host=db.test\"\n \
+         ro_connection_string = \"dbname=h host=replica.test\"\n max_open_conns = 7\n max_idle_conns = 50\n \
+         conn_max_lifetime = \"1h\"\n outage_staleness = \"2m\"",
+    );
+    assert_eq!((server.engine, server.primary.tls), (Engine::Postgres, Tls::Require));
+    assert!(server.replica.is_some() && server.primary.password.is_some());
+    assert_eq!((server.pooling.max_open_conns, server.pooling.max_idle_conns), (7, 7));
+    assert_eq!(server.pooling.conn_max_lifetime, Some(Duration::from_secs(3_600)));
+    assert_eq!(staleness, Duration::from_secs(120));
+    let told = warnings.join("\n");
+    assert!(
+        told.contains("password_file") && told.contains("root_ca_path") && !told.contains("canary"),
+        "{told}"
+    );
+
+    let (ca, key) = (file("ca.pem", "x"), file("key.pem", "x"));
+    let connection = file("connection", "u:secret@tcp(db.test)/h\n");
+    let (server, warnings, _) = read(
+        "mysql",
+        &format!(
+            " connection_string_file = \"{connection}\"\n root_ca_path = \"{ca}\"\n client_cert_path = \"{ca}\"\n \
+             client_key_path = \"{key}\"\n password_file = \"{key}\""
+        ),
+    );
+    assert_eq!((server.engine, server.primary.tls), (Engine::MySql, Tls::Verify));
+    assert!(server.primary.client.is_some() && server.primary.password_file.is_some());
+    assert!(warnings.is_empty(), "{warnings:?}");
+
+    for (kind, lines, why) in [
+        ("postgres", "", "connection_string or connection_string_file is required"),
+        ("postgres", " connection_string = \"dbname=h password=canary port=x\"", "port"),
+        ("oracle", " connection_string = \"x\"", "sqlite3, postgres, mysql"),
+        ("aws_postgres", " connection_string = \"x\"", "IAM"),
+        ("mysql", " connection_string = \"/h\"\n client_cert_path = \"/nowhere\"", "belong together"),
+        ("mysql", " connection_string = \"/h\"\n max_open_conns = 0", "max_open_conns"),
+        ("mysql", " connection_string = \"/h\"\n outage_staleness = \"25h\"", "outage_staleness"),
+        (
+            "mysql",
+            " connection_string = \"/h\"\n connection_string_file = \"/nowhere\"",
+            "exclude each other",
+        ),
+        ("sqlite3", " connection_string = \"/d/x\"\n root_ca_path = \"/ca\"", "belongs to database servers"),
+        ("sqlite3", " connection_string = \"file:x?mode=memory\"", "without file:"),
+    ] {
+        let told = faults(&on_server(kind, lines)).join("\n");
+        assert!(told.contains(why) && !told.contains("canary"), "{kind} {lines}: {told}");
+    }
+}
+
+#[test]
+fn agents_are_removed_only_when_it_is_asked_for() {
+    let rule = |text: &str| ServerConfig::parse(&with(text, MEMORY), "server.conf").unwrap().prune_agents;
+    assert_eq!(rule(""), None);
+    assert_eq!(
+        rule("prune_attested_nodes_expired_for = \"720h\""),
+        Some(PruneAgents { expired_for: Duration::from_secs(720 * 3600), batch: 1000, and_tofu: false })
+    );
+    let told = rule(
+        "prune_attested_nodes_expired_for = \"1h\"\n prune_attested_nodes_batch_size = 5\n prune_tofu_nodes = true",
+    );
+    assert_eq!(told, Some(PruneAgents { expired_for: Duration::from_secs(3600), batch: 5, and_tofu: true }));
+    assert_eq!(faults(&with("prune_tofu_nodes = true", MEMORY)).len(), 1, "the time is needed");
 }

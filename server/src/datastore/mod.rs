@@ -1,224 +1,40 @@
-//! The datastore, split by noun. One implementation, [`sqlite`], one file on disk.
+//! The datastore, split by noun. One implementation, [`SqlStore`], on SQLite (a file), PostgreSQL, MySQL and MariaDB.
 //!
 //! Every write that belongs together is one call and one transaction.
 
+mod error;
 mod model;
+mod query;
 mod rules;
-pub mod sqlite;
+mod sql;
+
+/// Reading another program's database with the same layer.
+pub(crate) mod raw {
+    pub(crate) use super::sql::{Engine, Pools, Row, Session, sql};
+}
+#[cfg(test)]
+pub(crate) use sql::tests as sql_tests;
 
 use std::time::SystemTime;
 
 use async_trait::async_trait;
-use hardroot_identity::{Selector, SpiffeId, TrustDomain};
+use hardroot_identity::{SpiffeId, TrustDomain};
 use hardroot_node_attestors::{Enrolment, NodeRecord};
 use tokio::sync::watch;
 
+pub use error::StoreError;
 pub use hardroot_node_attestors::join_token::Redeemed;
-pub use model::{Entry, JoinToken, Node};
-pub use sqlite::SqliteStore;
-
-/// Why the datastore refused or failed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StoreError {
-    /// Nothing under that key.
-    #[error("{what} {key} not found")]
-    NotFound {
-        /// The noun: `entry`, `agent`, `bundle`, `join token`, `TPM enrolment`.
-        what: &'static str,
-        /// The key asked for.
-        key: String,
-    },
-    /// Something is there already.
-    #[error("{what} {key} already exists")]
-    Exists {
-        /// The noun.
-        what: &'static str,
-        /// The key.
-        key: String,
-    },
-    /// Another writer was faster; read again and retry.
-    #[error("{what} {key} was changed by somebody else meanwhile")]
-    Conflict {
-        /// The noun.
-        what: &'static str,
-        /// The key.
-        key: String,
-    },
-    /// The request breaks a rule of the store (for example a federated bundle that does not exist).
-    #[error("{reason}")]
-    Invalid {
-        /// What is wrong.
-        reason: String,
-    },
-    /// A row that cannot be read: refused, never guessed.
-    #[error("{what} {key} is damaged in the database: {reason}; restore it from a backup or delete it")]
-    Damaged {
-        /// The noun.
-        what: &'static str,
-        /// The key.
-        key: String,
-        /// What does not parse.
-        reason: String,
-    },
-    /// An entry names a foreign trust domain whose bundle is not stored.
-    #[error("unable to find federated bundle \"{}\"", .trust_domain.id())]
-    NoFederatedBundle {
-        /// The trust domain.
-        trust_domain: TrustDomain,
-    },
-    /// The bundle is named by entries.
-    #[error("cannot delete bundle; federated with {entries} registration entries")]
-    InUse {
-        /// How many entries.
-        entries: u64,
-    },
-    /// The file is a database, but not one of ours.
-    #[error("the database was not made by Hardroot; name another file in connection_string")]
-    Foreign,
-    /// The database was made by a newer Hardroot.
-    #[error("the database has schema {found}, this server knows {known}; run the newer hardroot-server")]
-    NewerSchema {
-        /// Schema version found.
-        found: i64,
-        /// Highest version known here.
-        known: i64,
-    },
-    /// The database failed.
-    #[error("database: {op} failed")]
-    Database {
-        /// The operation.
-        op: &'static str,
-        /// The cause.
-        #[source]
-        cause: Box<dyn std::error::Error + Send + Sync>,
-    },
-}
-
-/// How a set filter matches (spire-api `SelectorMatch.MatchBehavior`, `FederatesWithMatch.MatchBehavior`).
-/// A row with an empty set matches nothing, as in SPIRE.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Match {
-    /// The same set.
-    Exact,
-    /// The entry's set is within the given one.
-    Subset,
-    /// The entry's set contains the given one.
-    Superset,
-    /// The sets intersect.
-    Any,
-}
-
-/// Which entries to list or count; `None` does not filter.
-#[derive(Debug, Clone, Default)]
-pub struct EntryFilter {
-    /// This identity.
-    pub spiffe_id: Option<SpiffeId>,
-    /// This parent.
-    pub parent_id: Option<SpiffeId>,
-    /// Selectors.
-    pub selectors: Option<(Vec<Selector>, Match)>,
-    /// Foreign trust domains.
-    pub federates_with: Option<(Vec<TrustDomain>, Match)>,
-    /// This hint.
-    pub hint: Option<String>,
-    /// Downstream or not.
-    pub downstream: Option<bool>,
-}
-
-/// Which agents to list or count; `None` does not filter.
-#[derive(Debug, Clone, Default)]
-pub struct NodeFilter {
-    /// This attestor.
-    pub attestation_type: Option<String>,
-    /// Selectors.
-    pub selectors: Option<(Vec<Selector>, Match)>,
-    /// Banned or not.
-    pub banned: Option<bool>,
-    /// Able to attest again or not.
-    pub can_reattest: Option<bool>,
-    /// SVID ends before.
-    pub expires_before: Option<SystemTime>,
-}
-
-/// A page: at most `size` rows after `token`; `size` 0 means everything.
-#[derive(Debug, Clone, Default)]
-pub struct Page {
-    /// Rows at most; 0 means no paging.
-    pub size: u32,
-    /// Where the last page ended; empty at first.
-    pub token: String,
-}
-
-/// Which fields of an entry an update replaces.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "a field mask is one flag per field")]
-#[allow(missing_docs, reason = "each flag is the field of the same name")]
-pub struct EntryMask {
-    pub spiffe_id: bool,
-    pub parent_id: bool,
-    pub selectors: bool,
-    pub x509_svid_ttl: bool,
-    pub jwt_svid_ttl: bool,
-    pub federates_with: bool,
-    pub admin: bool,
-    pub downstream: bool,
-    pub expires_at: bool,
-    pub dns_names: bool,
-    pub store_svid: bool,
-    pub hint: bool,
-    pub additional_attributes: bool,
-}
-
-impl EntryMask {
-    /// Every field.
-    pub const ALL: Self = Self {
-        spiffe_id: true,
-        parent_id: true,
-        selectors: true,
-        x509_svid_ttl: true,
-        jwt_svid_ttl: true,
-        federates_with: true,
-        admin: true,
-        downstream: true,
-        expires_at: true,
-        dns_names: true,
-        store_svid: true,
-        hint: true,
-        additional_attributes: true,
-    };
-}
-
-/// Something that caches of entries must look at again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
-    /// The entry with this id was made, changed or removed.
-    Entry(String),
-    /// The node with this SPIFFE ID was attested, banned or removed.
-    Node(String),
-}
-
-/// What changed after a version.
-#[derive(Debug, Clone)]
-pub struct Changes {
-    /// The version now.
-    pub version: i64,
-    /// Every change in between, or `None` when they are not known any more: read everything again.
-    pub changed: Option<Vec<Change>>,
-}
-
-/// Everything a cache of authorised entries needs, as of one moment.
-#[derive(Debug, Default)]
-pub struct Snapshot {
-    /// The version it shows.
-    pub version: i64,
-    /// Every entry that can be read.
-    pub entries: Vec<Entry>,
-    /// The selectors of every node that can be read.
-    pub node_selectors: Vec<(SpiffeId, Vec<Selector>)>,
-    /// Rows that cannot be read, each a [`StoreError::Damaged`]: they authorise nobody.
-    pub damaged: Vec<StoreError>,
-}
+pub use model::{
+    BundleEndpointProfile, Entry, FederationRelationship, JoinToken, KeyRecord, KeyState, Lease, Node,
+};
+pub use query::{
+    Change, Changes, DeleteMode, EntryFilter, EntryMask, Match, NodeFilter, Page, RelationshipMask,
+    SnapshotReader,
+};
+pub use sql::{
+    APPLICATION_ID, Administration, Archived, DatabaseConfig, Endpoint, Engine, Host, OUTAGE_STALENESS,
+    Place, Pooling, Progress, SCHEMA_VERSION, ServerDatabase, SqlStore, Status, Tls,
+};
 
 /// Registration entries.
 #[async_trait]
@@ -226,6 +42,9 @@ pub trait Entries: Send + Sync {
     /// Stores a new entry, or returns the similar one (same SPIFFE ID, parent and selector set) and `true`.
     /// An empty id is replaced by a new UUID; the revision begins at 0.
     async fn create_entry(&self, entry: Entry) -> Result<(Entry, bool), StoreError>;
+    /// Stores new entries, each as [`Self::create_entry`] does, and tells of each in their order. Many of them share
+    /// a transaction: when the server dies, some lots of them are there and the others are not.
+    async fn create_entries(&self, entries: Vec<Entry>) -> Vec<Result<(Entry, bool), StoreError>>;
     /// One entry.
     async fn entry(&self, id: &str) -> Result<Option<Entry>, StoreError>;
     /// A page of entries in order of creation, and the token of the next page (empty at the end).
@@ -242,12 +61,14 @@ pub trait Entries: Send + Sync {
     async fn delete_entry(&self, id: &str) -> Result<(), StoreError>;
     /// Removes what expired before `now`; returns the ids of what went.
     async fn prune_entries(&self, now: SystemTime) -> Result<Vec<String>, StoreError>;
-    /// A number that changes whenever any entry or node selector changes: cheap to ask, so that caches know.
+    /// A number that grows whenever any entry, node or bundle changes: cheap to ask, so that caches know.
     async fn entries_version(&self) -> Result<i64, StoreError>;
-    /// What changed after the version `seen`.
+    /// What changed after the version `seen`. One cheap query when that is nothing.
     async fn changes_since(&self, seen: i64) -> Result<Changes, StoreError>;
-    /// Every entry and every node's selectors, as of one moment.
-    async fn snapshot(&self) -> Result<Snapshot, StoreError>;
+    /// Hands every entry and every node to `reader`, in no order, never holding more than some thousands. Up to
+    /// `connections` of them read at once. With one, all is as of one moment, which is that of the version; with more,
+    /// each row is as it was then or later, and what differs from then is in [`Self::changes_since`] the version.
+    async fn snapshot(&self, reader: &mut dyn SnapshotReader, connections: usize) -> Result<(), StoreError>;
     /// Wakes whoever waits, after each commit of this process that changed the version.
     fn subscribe(&self) -> watch::Receiver<i64>;
 }
@@ -256,7 +77,7 @@ pub trait Entries: Send + Sync {
 #[async_trait]
 pub trait Nodes: Send + Sync {
     /// Creates or replaces a node after attestation: serial, expiry, selectors and the attestor's record in
-    /// one transaction. A pending new serial is cleared. A banned node is a [`StoreError::Conflict`].
+    /// one transaction. A pending new serial is cleared. [`StoreError::Banned`] for a banned node.
     async fn attested(&self, node: Node, record: Option<NodeRecord>) -> Result<(), StoreError>;
     /// One node.
     async fn node(&self, id: &SpiffeId) -> Result<Option<Node>, StoreError>;
@@ -264,8 +85,16 @@ pub trait Nodes: Send + Sync {
     async fn list_nodes(&self, filter: &NodeFilter, page: &Page) -> Result<(Vec<Node>, String), StoreError>;
     /// How many match.
     async fn count_nodes(&self, filter: &NodeFilter) -> Result<u64, StoreError>;
-    /// Stores a renewed serial beside the current one; both are valid until the new one is used.
-    async fn node_renewed(&self, id: &SpiffeId, serial: &str, expires: SystemTime) -> Result<(), StoreError>;
+    /// Stores a renewed serial beside the current one, which must still be `current`; both are valid until the
+    /// new one is used. [`StoreError::Banned`] when the agent is banned, [`StoreError::Conflict`] when another
+    /// serial is the current one now.
+    async fn node_renewed(
+        &self,
+        id: &SpiffeId,
+        current: &str,
+        serial: &str,
+        expires: SystemTime,
+    ) -> Result<(), StoreError>;
     /// The new serial was used: it becomes the current one. Nothing happens if it is not pending any more.
     async fn promote_serial(&self, id: &SpiffeId, serial: &str) -> Result<(), StoreError>;
     /// Blanks the serials.
@@ -273,6 +102,15 @@ pub trait Nodes: Send + Sync {
     /// Removes the node, its selectors, its records, and for `join_token` the token (an evicted node cannot
     /// come back with it) and the entry that `CreateJoinToken` made beside it.
     async fn delete_node(&self, id: &SpiffeId) -> Result<(), StoreError>;
+    /// Removes up to `batch` agents whose SVIDs all ended before `ended_before`, as [`Self::delete_node`] does;
+    /// returns their IDs. Banned agents stay, or they could come back; agents that cannot attest again go only
+    /// with `and_tofu`, for they are lost then.
+    async fn prune_nodes(
+        &self,
+        ended_before: SystemTime,
+        and_tofu: bool,
+        batch: u32,
+    ) -> Result<Vec<SpiffeId>, StoreError>;
     /// The version the agent reported.
     async fn set_agent_version(&self, id: &SpiffeId, version: &str) -> Result<(), StoreError>;
     /// What an attestor recorded.
@@ -297,17 +135,6 @@ pub trait JoinTokens: Send + Sync {
     async fn prune_join_tokens(&self, now: SystemTime) -> Result<u64, StoreError>;
 }
 
-/// What becomes of the entries that federate with a bundle which is deleted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeleteMode {
-    /// The bundle stays, with [`StoreError::InUse`].
-    Restrict,
-    /// They are deleted too.
-    Delete,
-    /// They stay, and federate with it no more.
-    Dissociate,
-}
-
 /// Bundles: our own and federated ones. The stored form is `spire.common.Bundle` (spire-map 2.5), kept
 /// opaque here; `revision` guards against lost updates.
 #[async_trait]
@@ -327,15 +154,60 @@ pub trait Bundles: Send + Sync {
     async fn delete_bundle(&self, trust_domain: &TrustDomain, mode: DeleteMode) -> Result<(), StoreError>;
 }
 
+/// Where the bundles of foreign trust domains come from (spire-map 1.3, `TrustDomain`).
+#[async_trait]
+pub trait FederationRelationships: Send + Sync {
+    /// Stores a relationship, and `bundle` (stored form, as in [`Bundles`]) over what is there for its trust
+    /// domain, or neither. [`StoreError::Exists`] if there is one with that trust domain.
+    async fn create_relationship(
+        &self,
+        relationship: &FederationRelationship,
+        bundle: Option<&[u8]>,
+    ) -> Result<(), StoreError>;
+    /// One relationship, and the stored bundle of its trust domain.
+    async fn relationship(
+        &self,
+        trust_domain: &TrustDomain,
+    ) -> Result<Option<(FederationRelationship, Option<Vec<u8>>)>, StoreError>;
+    /// A page of relationships in order of creation, each with its bundle, and the token of the next page
+    /// (empty at the end).
+    async fn list_relationships(
+        &self,
+        page: &Page,
+    ) -> Result<(Vec<(FederationRelationship, Option<Vec<u8>>)>, String), StoreError>;
+    /// Replaces the masked fields, and `bundle` over what is there for its trust domain, in one transaction.
+    /// Returns what is stored then. [`StoreError::NotFound`] changes nothing, not the bundle either.
+    async fn update_relationship(
+        &self,
+        relationship: &FederationRelationship,
+        mask: RelationshipMask,
+        bundle: Option<&[u8]>,
+    ) -> Result<(FederationRelationship, Option<Vec<u8>>), StoreError>;
+    /// Removes a relationship. Its bundle stays.
+    async fn delete_relationship(&self, trust_domain: &TrustDomain) -> Result<(), StoreError>;
+}
+
+/// An authority journal as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredJournal {
+    /// Its row.
+    pub row: i64,
+    /// `spire.server.journal.Entries`.
+    pub data: Vec<u8>,
+}
+
 /// Authority journals, one per server; found by the id of the active X.509 authority (its key).
 #[async_trait]
 pub trait Journals: Send + Sync {
-    /// The journal whose active X.509 authority is one of `authority_ids`: row id and data.
-    async fn find_journal(&self, authority_ids: &[String]) -> Result<Option<(i64, Vec<u8>)>, StoreError>;
-    /// Stores a journal; `row` is `None` for a new one. Returns its row id.
+    /// The journal whose active X.509 authority is one of `authority_ids`.
+    async fn find_journal(&self, authority_ids: &[String]) -> Result<Option<StoredJournal>, StoreError>;
+    /// Stores a journal over `before`, which is `None` for a new one; returns its row.
+    ///
+    /// [`StoreError::Conflict`] when the row is there and does not hold what `before` says: somebody else wrote.
+    /// [`StoreError::NotFound`] when it is not there.
     async fn put_journal(
         &self,
-        row: Option<i64>,
+        before: Option<&StoredJournal>,
         data: &[u8],
         active_x509_authority_id: &str,
     ) -> Result<i64, StoreError>;
@@ -363,6 +235,40 @@ pub trait TpmEnrolments: Send + Sync {
     async fn remove_enrolment(&self, ek_hash: &str) -> Result<(), StoreError>;
 }
 
+/// Server instances: who is one now, and which keys each made.
+#[async_trait]
+pub trait KeyRecords: Send + Sync {
+    /// Takes or renews the lease of an instance, in one transaction: when nobody holds it, when it ended by
+    /// `now`, when this process (its nonce) holds it, or when the holder's nonce is `replacing`. Otherwise
+    /// returns the lease that holds.
+    async fn take_lease(
+        &self,
+        lease: &Lease,
+        replacing: Option<&str>,
+        now: SystemTime,
+    ) -> Result<Option<Lease>, StoreError>;
+    /// Gives a lease back; nothing happens if another process holds it.
+    async fn release_lease(&self, instance: &str, nonce: &str) -> Result<(), StoreError>;
+    /// Writes down, before a key is made, that it will be; returns the record's row. State and hash of
+    /// `record` are not looked at.
+    async fn intend_key(&self, record: &KeyRecord) -> Result<i64, StoreError>;
+    /// The key of that row was made: it is present, and every other record of its key id is retired.
+    async fn key_made(&self, row: i64, spki_sha256: &str) -> Result<(), StoreError>;
+    /// The key of that id was destroyed.
+    async fn key_retired(&self, instance: &str, key_id: &str) -> Result<(), StoreError>;
+    /// Every record of an instance, oldest first.
+    async fn key_records(&self, instance: &str) -> Result<Vec<KeyRecord>, StoreError>;
+    /// Forgets retired keys that were made, and leases that ended, before `before`.
+    async fn prune_key_records(&self, before: SystemTime) -> Result<(), StoreError>;
+}
+
 /// The whole datastore.
-pub trait Datastore: Entries + Nodes + JoinTokens + Bundles + Journals + TpmEnrolments {}
-impl<T: Entries + Nodes + JoinTokens + Bundles + Journals + TpmEnrolments> Datastore for T {}
+pub trait Datastore:
+    Entries + Nodes + JoinTokens + Bundles + FederationRelationships + Journals + TpmEnrolments + KeyRecords
+{
+}
+impl<
+    T: Entries + Nodes + JoinTokens + Bundles + FederationRelationships + Journals + TpmEnrolments + KeyRecords,
+> Datastore for T
+{
+}

@@ -82,3 +82,92 @@ pub struct JoinToken {
     /// When it ends.
     pub expires_at: SystemTime,
 }
+
+/// How a bundle endpoint proves itself (SPIFFE Federation, section 5.2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BundleEndpointProfile {
+    /// With a certificate of the web PKI for its host name.
+    HttpsWeb,
+    /// With an X509-SVID.
+    HttpsSpiffe {
+        /// The exact ID that the SVID must have.
+        endpoint_spiffe_id: SpiffeId,
+    },
+}
+
+/// Where the bundle of a foreign trust domain comes from (spire-api `types.FederationRelationship`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FederationRelationship {
+    /// Whose bundle.
+    pub trust_domain: TrustDomain,
+    /// An https URL without user info.
+    pub bundle_endpoint_url: String,
+    /// How the endpoint proves itself.
+    pub profile: BundleEndpointProfile,
+}
+
+/// Which process is a server instance now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// The instance id: a UUID, of the data directory.
+    pub instance: String,
+    /// Of the process: no two ever have the same.
+    pub nonce: String,
+    /// Boot of the machine and process namespace; empty when the system does not tell.
+    pub machine: String,
+    /// Process id there.
+    pub pid: u32,
+    /// When the process started, in clock ticks since boot.
+    pub started: u64,
+    /// Where the instance's keys are, for people.
+    pub token: String,
+    /// The active X.509 authority; empty when there is none yet.
+    pub authority_id: String,
+    /// When the lease ends, in whole seconds, unless it is renewed.
+    pub expires_at: SystemTime,
+}
+
+/// What became of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyState {
+    /// It was going to be made.
+    Intent,
+    /// It was made.
+    Present,
+    /// It was replaced or destroyed.
+    Retired,
+}
+
+impl KeyState {
+    /// Reads the stored name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "intent" => Some(Self::Intent),
+            "present" => Some(Self::Present),
+            "retired" => Some(Self::Retired),
+            _ => None,
+        }
+    }
+}
+
+/// A key that a server instance made in its key manager.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyRecord {
+    /// Row id; what is to be stored has none yet.
+    pub row: i64,
+    /// The instance.
+    pub instance: String,
+    /// The key's id in the key manager, which says what it is for: `x509-CA-A`, `JWT-Signer-B`, `server-svid-A`.
+    pub key_id: String,
+    /// Its type, as in the configuration.
+    pub kind: String,
+    /// SHA-256 of its SubjectPublicKeyInfo, lower-case hex; empty while it is only intended.
+    pub spki_sha256: String,
+    /// Where it is, for people: token label and serial number.
+    pub custody: String,
+    /// When it was intended, to the second.
+    pub created_at: SystemTime,
+    /// What became of it.
+    pub state: KeyState,
+}

@@ -1,10 +1,12 @@
 //! Limits per client address: a call waits for its turn, and is refused when the wait would be too long.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use hardroot_transport::client_of;
 use tokio::time::Instant;
 use tonic::Status;
 
@@ -64,10 +66,26 @@ impl Bucket {
     }
 }
 
+/// A limit that can be switched off and on.
+struct Switched {
+    bucket: Bucket,
+    on: AtomicBool,
+}
+
+impl Switched {
+    fn new(bucket: Bucket, on: bool) -> Self {
+        Self { bucket, on: AtomicBool::new(on) }
+    }
+
+    fn in_force(&self) -> Option<&Bucket> {
+        self.on.load(Ordering::Relaxed).then_some(&self.bucket)
+    }
+}
+
 /// All limits of the TCP endpoint.
 pub struct RateLimits {
-    attestation: Option<Bucket>,
-    signing: Option<Bucket>,
+    attestation: Switched,
+    signing: Switched,
     push_key: Bucket,
     post_status: Bucket,
 }
@@ -78,11 +96,17 @@ impl RateLimits {
     pub fn new(attestation: bool, signing: bool) -> Self {
         let bucket = |limit| Bucket::new(rate_of(limit).unwrap_or(u32::MAX));
         Self {
-            attestation: attestation.then(|| bucket(Limit::Attestation)),
-            signing: signing.then(|| bucket(Limit::Signing)),
+            attestation: Switched::new(bucket(Limit::Attestation), attestation),
+            signing: Switched::new(bucket(Limit::Signing), signing),
             push_key: bucket(Limit::PushKey),
             post_status: bucket(Limit::PostStatus),
         }
+    }
+
+    /// Switches the limits of the `ratelimit` block, from the next call on.
+    pub fn set(&self, attestation: bool, signing: bool) {
+        self.attestation.on.store(attestation, Ordering::Relaxed);
+        self.signing.on.store(signing, Ordering::Relaxed);
     }
 
     /// Waits for `count` turns of `address`.
@@ -92,29 +116,18 @@ impl RateLimits {
     pub async fn take(&self, limit: Limit, address: IpAddr, count: u32) -> Result<(), Status> {
         let bucket = match limit {
             Limit::None => None,
-            Limit::Attestation => self.attestation.as_ref(),
-            Limit::Signing => self.signing.as_ref(),
+            Limit::Attestation => self.attestation.in_force(),
+            Limit::Signing => self.signing.in_force(),
             Limit::PushKey => Some(&self.push_key),
             Limit::PostStatus => Some(&self.post_status),
         };
         if let Some(bucket) = bucket {
-            let wait = bucket.reserve(group(address), count, Instant::now())?;
+            let wait = bucket.reserve(client_of(address), count, Instant::now())?;
             if !wait.is_zero() {
                 tokio::time::sleep(wait).await;
             }
         }
         Ok(())
-    }
-}
-
-/// Who shares a limit: an IPv4 address, or an IPv6 /64, which is what one machine is given.
-fn group(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => IpAddr::V4(v4),
-        IpAddr::V6(v6) => {
-            let [a, b, c, d, ..] = v6.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
     }
 }
 
@@ -170,11 +183,28 @@ mod tests {
         assert!(start.elapsed().is_zero());
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn limits_are_switched_while_serving() {
+        let limits = RateLimits::new(true, true);
+        let start = Instant::now();
+        limits.set(false, false);
+        for _ in 0..100 {
+            limits.take(Limit::Attestation, address(1), 1).await.unwrap();
+            limits.take(Limit::Signing, address(1), 500).await.unwrap();
+        }
+        assert!(start.elapsed().is_zero());
+        limits.set(true, true);
+        limits.take(Limit::Attestation, address(1), 1).await.unwrap();
+        limits.take(Limit::Attestation, address(1), 1).await.unwrap();
+        assert_eq!(start.elapsed().as_secs(), 1);
+        assert!(limits.take(Limit::Signing, address(1), 501).await.is_err());
+    }
+
     #[test]
     fn one_ipv6_network_is_one_client() {
         let one: IpAddr = "2001:db8:1:2::1".parse().unwrap();
         let two: IpAddr = "2001:db8:1:2:ffff::9".parse().unwrap();
-        assert_eq!(group(one), group(two));
-        assert_eq!(group("::ffff:192.0.2.1".parse().unwrap()), address(1));
+        assert_eq!(client_of(one), client_of(two));
+        assert_eq!(client_of("::ffff:192.0.2.1".parse().unwrap()), address(1));
     }
 }

@@ -6,34 +6,32 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::{Stream, StreamExt};
+use hardroot_runtime::process;
 use hardroot_transport::{
-    BoundSocket, BundleSource, IdentitySlot, Limits, UdsError, UdsLimits, bind_uds, server_config,
-    tls_incoming, uds_incoming,
+    BoundSocket, BundleSource, IdentitySlot, ListenStats, Throttle, TlsConn, UdsConn, UdsError, bind_uds,
+    server_config_with, tls_incoming, uds_incoming,
 };
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use tokio::sync::Semaphore;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
-use tonic::transport::Server;
-use tower::layer::util::{Identity, Stack};
-use tracing::{error, info, warn};
+use tonic::transport::server::Connected;
+use tower::Layer;
+use tracing::{info, warn};
 
-use crate::authz::{AuthzLayer, Gate};
+use super::connection::{self, Shared, Terms};
+use super::limits::EndpointLimits;
+use crate::authz::{AuthzLayer, AuthzService, Gate};
+use crate::telemetry::rpc::{RpcLayer, RpcService};
+
+/// What answers calls: each is counted, then judged, then served.
+pub(super) type Counted = RpcService<AuthzService<Routes>>;
 
 /// Mode of the admin socket: its owner and group.
 const ADMIN_SOCKET_MODE: u32 = 0o770;
-
-/// Streams of one connection at once. An agent uses a handful.
-const MAX_STREAMS: u32 = 256;
-/// All headers of a call together, in bytes.
-const MAX_HEADER_LIST: u32 = 16 * 1024;
-/// Streams that a peer may open and reset before it must wait (HTTP/2 rapid reset).
-const MAX_PENDING_RESETS: usize = 20;
-/// Streams that we reset for a peer's errors before the connection is closed.
-const MAX_LOCAL_RESETS: usize = 256;
-/// A silent connection is asked this often whether somebody is there; agents keep theirs for hours.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long calls may go on after the stop was asked for.
 pub const GRACE: Duration = Duration::from_secs(5);
@@ -89,6 +87,7 @@ pub struct Serving {
     stop: CancellationToken,
     remote: JoinHandle<()>,
     admin: JoinHandle<()>,
+    stats: [(&'static str, Arc<ListenStats>); 2],
 }
 
 /// Serves `remote` on the TLS port and `local` on the admin socket, each call judged by `gate`.
@@ -100,41 +99,77 @@ pub fn serve(
     gate: Arc<Gate>,
     remote: Routes,
     local: Routes,
+    limits: EndpointLimits,
 ) -> Serving {
     let stop = CancellationToken::new();
     let remote_address = listeners.remote_address;
     let admin_socket = listeners.admin.path().to_owned();
-    let incoming = tls_incoming(listeners.remote, server_config(identity, bundles), Limits::default());
-    let done = stop.clone().cancelled_owned();
-    let router = tuned(Arc::clone(&gate)).add_routes(remote);
-    let remote = tokio::spawn(async move {
-        ended("TLS port", router.serve_with_incoming_shutdown(incoming, done).await);
+    let open_files = process::raise_open_files().unwrap_or_else(|error| {
+        warn!(%error, "the limit of open files is not known and taken for 1,024");
+        1_024
     });
-    let incoming = uds_incoming(listeners.admin, UdsLimits::default());
-    let done = stop.clone().cancelled_owned();
-    let router = tuned(gate).add_routes(local);
-    let admin = tokio::spawn(async move {
-        ended("admin socket", router.serve_with_incoming_shutdown(incoming, done).await);
-    });
-    info!(address = %remote_address, socket = %admin_socket.display(), "serving");
-    Serving { remote_address, admin_socket, stop, remote, admin }
-}
-
-fn ended(what: &'static str, outcome: Result<(), tonic::transport::Error>) {
-    if let Err(cause) = outcome {
-        error!(error = &cause as &dyn std::error::Error, "the {what} is served no more");
+    if !limits.proxies.is_empty() {
+        info!(proxies = limits.proxies.len(), "PROXY headers are honoured from the configured addresses");
     }
+    let tls = server_config_with(identity, bundles, limits.tls.into());
+    let incoming = tls_incoming(listeners.remote, tls, limits.listener(open_files));
+    let tls_stats = incoming.stats();
+    let shared = Arc::new(Shared {
+        memory: Arc::new(Semaphore::new(limits.max_request_bytes.min(Semaphore::MAX_PERMITS))),
+        limits,
+        stop: stop.clone(),
+        quiet: Throttle::default(),
+    });
+    let layer = AuthzLayer::new(gate);
+    let service = RpcLayer.layer(layer.layer(remote.prepare()));
+    let remote = tokio::spawn(connections(incoming, of_remote, service, Arc::clone(&shared)));
+    let incoming = uds_incoming(listeners.admin, EndpointLimits::admin());
+    let stats = [("tls", tls_stats), ("admin", incoming.stats())];
+    let service = RpcLayer.layer(layer.layer(local.prepare()));
+    let admin = tokio::spawn(connections(incoming, of_local, service, shared));
+    info!(address = %remote_address, socket = %admin_socket.display(), "serving");
+    Serving { remote_address, admin_socket, stop, remote, admin, stats }
 }
 
-fn tuned(gate: Arc<Gate>) -> Server<Stack<AuthzLayer, Identity>> {
-    Server::builder()
-        .max_concurrent_streams(MAX_STREAMS)
-        .http2_max_header_list_size(MAX_HEADER_LIST)
-        .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
-        .http2_max_local_error_reset_streams(Some(MAX_LOCAL_RESETS))
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .layer(AuthzLayer::new(gate))
+fn of_remote(conn: &TlsConn) -> Terms<<TlsConn as Connected>::ConnectInfo> {
+    let peer = conn.peer();
+    Terms { info: conn.connect_info(), name: peer.addr.to_string(), anonymous: peer.id.is_none() }
+}
+
+fn of_local(conn: &UdsConn) -> Terms<<UdsConn as Connected>::ConnectInfo> {
+    let info = conn.connect_info();
+    Terms { name: format!("uid {}", info.uid), info, anonymous: false }
+}
+
+/// Serves every connection that comes until the stop, then waits for those that are open. Aborting it cuts them.
+async fn connections<C>(
+    mut incoming: impl Stream<Item = io::Result<C>> + Unpin,
+    terms: fn(&C) -> Terms<C::ConnectInfo>,
+    service: Counted,
+    shared: Arc<Shared>,
+) where
+    C: Connected + AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    C::ConnectInfo: Clone + Send + Sync + 'static,
+{
+    let mut open = JoinSet::new();
+    loop {
+        let next = tokio::select! {
+            () = shared.stop.cancelled() => break,
+            Some(_) = open.join_next(), if !open.is_empty() => continue,
+            next = incoming.next() => next,
+        };
+        match next {
+            Some(Ok(conn)) => {
+                let terms = terms(&conn);
+                open.spawn(connection::serve(conn, terms, service.clone(), Arc::clone(&shared)));
+            }
+            // Listeners yield no errors: they survive theirs.
+            Some(Err(_)) => {}
+            None => break,
+        }
+    }
+    drop(incoming);
+    while open.join_next().await.is_some() {}
 }
 
 impl Serving {
@@ -148,6 +183,18 @@ impl Serving {
     #[must_use]
     pub fn admin_socket(&self) -> &Path {
         &self.admin_socket
+    }
+
+    /// Each listener's name and counters.
+    #[must_use]
+    pub fn stats(&self) -> Vec<(&'static str, Arc<ListenStats>)> {
+        self.stats.to_vec()
+    }
+
+    /// Says later whether both are still being served.
+    pub fn watch(&self) -> impl Fn() -> bool + Send + Sync + 'static {
+        let both = [self.remote.abort_handle(), self.admin.abort_handle()];
+        move || both.iter().all(|task| !task.is_finished())
     }
 
     /// Whether both are still being served.

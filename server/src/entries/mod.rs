@@ -1,32 +1,38 @@
 //! Which entries an agent may see (spire-map 1.8), held in memory and kept current.
 //!
 //! [`AuthorizedEntries`] follows the datastore's log of changes: a write of this process is seen by the next
-//! question, a write of another process within [`POLL`]. Asking costs no query while nothing changes.
+//! question, a write of another process within [`POLL`]. Asking costs no query while nothing changes. What is known of
+//! agents' rows (their serials, the version they reported) follows the same log, so that an agent that calls costs no
+//! query either. Now and then the whole is compared with the database ([`CHECK`]).
 
+mod check;
+mod follow;
+mod held;
+mod history;
 mod index;
+mod names;
+mod stream;
 #[cfg(test)]
 mod tests;
+mod view;
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use hardroot_identity::{SpiffeId, TrustDomain};
-use tokio::sync::{Mutex, watch};
-use tokio::time::{Instant, MissedTickBehavior};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::watch;
+use tokio::time::Instant;
 
-use crate::datastore::{Change, Datastore, Entry, StoreError};
+pub use check::{CHECK, Checked};
+pub use held::Held;
+pub use stream::{Followed, Start, Taken, Token};
+pub use view::Sorted;
+
+use crate::datastore::{Datastore, Entry, StoreError};
 use index::Index;
 
 /// How often the version in the database is compared with ours, for writes of other processes.
-pub const POLL: Duration = Duration::from_millis(500);
-
-/// How long the entries in memory are still used while the database does not answer.
-pub const MAX_STALENESS: Duration = Duration::from_secs(600);
-
-/// More changes than this at once are read as a whole.
-const MAX_SINGLE_READS: usize = 1_000;
+pub const POLL: Duration = Duration::from_millis(600);
 
 /// The entries cannot be told.
 #[derive(Debug, thiserror::Error)]
@@ -47,51 +53,92 @@ pub enum EntriesError {
 pub struct AuthorizedEntries {
     store: Arc<dyn Datastore>,
     trust_domain: TrustDomain,
+    /// How long what is in memory is still used while the database does not answer.
+    outage_staleness: Duration,
     index: RwLock<Index>,
-    /// Taken while changes are read and applied, so that they are applied in order. Holds when the database
-    /// last answered.
-    refreshing: Mutex<Instant>,
+    /// Taken while changes are read and applied, so that they are applied in order.
+    refreshing: tokio::sync::Mutex<()>,
+    /// When the database last answered.
+    answered: Mutex<Instant>,
     /// Writes of this process.
     written: watch::Receiver<i64>,
     /// The version that the index shows.
     shown: watch::Sender<i64>,
+    /// Grows when bundles changed in the database.
+    bundles: watch::Sender<u64>,
+    checked: Mutex<Option<Checked>>,
 }
 
 impl AuthorizedEntries {
-    /// Reads every entry.
+    /// Reads every entry and agent. While the database does not answer, those in memory are used for
+    /// `outage_staleness`.
     ///
     /// # Errors
     /// The database cannot be read. Damaged rows are logged and authorise nobody.
-    pub async fn load(store: Arc<dyn Datastore>, trust_domain: TrustDomain) -> Result<Arc<Self>, StoreError> {
+    pub async fn load(
+        store: Arc<dyn Datastore>,
+        trust_domain: TrustDomain,
+        outage_staleness: Duration,
+    ) -> Result<Arc<Self>, StoreError> {
         let written = store.subscribe();
-        let (index, version) = read_everything(store.as_ref(), &trust_domain).await?;
+        let index = follow::read_everything(store.as_ref(), &trust_domain).await?;
+        let version = index.version;
         Ok(Arc::new(Self {
             store,
             trust_domain,
+            outage_staleness,
             index: RwLock::new(index),
-            refreshing: Mutex::new(Instant::now()),
+            refreshing: tokio::sync::Mutex::new(()),
+            answered: Mutex::new(Instant::now()),
             written,
             shown: watch::Sender::new(version),
+            bundles: watch::Sender::new(0),
+            checked: Mutex::new(None),
         }))
     }
 
     /// The entries of an agent, in order of their ids. No waiting, no query: see [`Self::current`].
     #[must_use]
-    pub fn of(&self, agent: &SpiffeId) -> Vec<Arc<Entry>> {
-        self.read().authorized(agent)
+    pub fn of(&self, agent: &SpiffeId) -> Sorted {
+        if let Some(ready) = self.read().ready(agent) {
+            return ready;
+        }
+        self.write().view(agent).map(|view| Arc::clone(&view.entries)).unwrap_or_default()
     }
 
     /// The entry `id`, if the agent is authorised for it.
     #[must_use]
-    pub fn find(&self, agent: &SpiffeId, id: &str) -> Option<Arc<Entry>> {
-        self.read().find(agent, id)
+    pub fn find(&self, agent: &SpiffeId, id: &str) -> Option<Entry> {
+        let held = self.read().find(agent, id)?;
+        held.entry()
     }
 
-    /// Every entry that gives the identity `id`, whoever its parent: for the admin and downstream rights of
-    /// a caller.
+    /// Whether any entry that is alive at `now` (seconds since 1970) gives the identity `id` the rights of an admin,
+    /// and whether any gives those of a downstream server; whoever their parents.
     #[must_use]
-    pub fn with_spiffe_id(&self, id: &SpiffeId) -> Vec<Arc<Entry>> {
-        self.read().with_spiffe_id(id)
+    pub fn rights(&self, id: &SpiffeId, now: i64) -> (bool, bool) {
+        let given = self.read().with_spiffe_id(id);
+        let alive =
+            given.iter().map(|held| held.message()).filter(|e| e.expires_at == 0 || e.expires_at > now);
+        alive.fold((false, false), |(admin, down), entry| (admin || entry.admin, down || entry.downstream))
+    }
+
+    /// The serials of an agent's row as of [`Self::current`]: the current one, and the one that waits to be used, which
+    /// may be empty. `None` when it is banned, not attested, or nothing may be relied on: then the database must be asked.
+    #[must_use]
+    pub fn serials(&self, agent: &SpiffeId) -> Option<(String, String)> {
+        self.read().serials(agent).map(|(serial, new)| (serial.to_owned(), new.to_owned()))
+    }
+
+    /// The version that an agent reported last, if the agent is known.
+    #[must_use]
+    pub fn agent_version(&self, agent: &SpiffeId) -> Option<String> {
+        self.read().agent_version(agent).map(ToOwned::to_owned)
+    }
+
+    /// Somebody wants this agent banned or gone: until its row is read again, nobody relies on what is in memory.
+    pub fn distrust(&self, agent: &SpiffeId) {
+        self.write().distrust(agent);
     }
 
     /// How many entries are held.
@@ -100,10 +147,22 @@ impl AuthorizedEntries {
         self.read().len()
     }
 
+    /// How many agents are known.
+    #[must_use]
+    pub fn agents(&self) -> usize {
+        self.read().nodes()
+    }
+
     /// Whether no entry is held.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The datastore's version that is shown.
+    #[must_use]
+    pub fn version(&self) -> i64 {
+        *self.shown.borrow()
     }
 
     /// Wakes after every change that is visible in [`Self::of`]; the value is the datastore's version.
@@ -112,113 +171,61 @@ impl AuthorizedEntries {
         self.shown.subscribe()
     }
 
-    /// Makes sure that what this process wrote is visible, then that what is in memory is not too old.
+    /// Wakes when bundles changed in the database.
+    #[must_use]
+    pub fn bundles_changed(&self) -> watch::Receiver<u64> {
+        self.bundles.subscribe()
+    }
+
+    /// How the last comparison with the database went.
+    #[must_use]
+    pub fn last_check(&self) -> Option<Checked> {
+        self.checked.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Makes sure that what this process wrote is visible, and that what is in memory is not too old.
     ///
     /// # Errors
-    /// [`EntriesError::Stale`] after [`MAX_STALENESS`] without an answer of the database.
+    /// [`EntriesError::Stale`] after the bound given to [`Self::load`] without an answer of the database.
     pub async fn current(&self) -> Result<(), EntriesError> {
-        let behind = *self.written.borrow() > *self.shown.borrow();
-        let checked = *self.refreshing.lock().await;
-        if !behind && checked.elapsed() < POLL * 4 {
+        let bound = self.outage_staleness.max(POLL * 4);
+        // Whoever follows the database asks it: callers need not.
+        if !self.is_behind() && self.age() <= bound {
             return Ok(());
         }
-        let Err(cause) = self.refresh().await else { return Ok(()) };
-        let age = self.refreshing.lock().await.elapsed();
-        if age > MAX_STALENESS {
+        let turn = self.refreshing.lock().await;
+        if !self.is_behind() && self.age() <= bound {
+            return Ok(());
+        }
+        let done = self.catch_up().await;
+        drop(turn);
+        let Err(cause) = done else { return Ok(()) };
+        let age = self.age();
+        if age > self.outage_staleness {
             return Err(EntriesError::Stale { age, cause });
         }
-        tracing::warn!(error = %cause, age_seconds = age.as_secs(), "Entries in memory are used: the database does not answer");
+        tracing::debug!(error = %cause, age_seconds = age.as_secs(), "Entries in memory are used: the database does not answer");
         Ok(())
     }
 
-    /// Applies what changed since the last time.
-    ///
-    /// # Errors
-    /// The database cannot be read; what is in memory stays as it was.
-    pub async fn refresh(&self) -> Result<(), StoreError> {
-        let mut checked = self.refreshing.lock().await;
-        let shown = *self.shown.borrow();
-        let changes = self.store.changes_since(shown).await?;
-        if changes.version != shown || changes.changed.is_none() {
-            let version = match changes.changed {
-                Some(changed) if changed.len() <= MAX_SINGLE_READS => {
-                    self.apply(changed).await?;
-                    changes.version
-                }
-                _ => {
-                    let (index, version) = read_everything(self.store.as_ref(), &self.trust_domain).await?;
-                    *self.write() = index;
-                    version
-                }
-            };
-            self.shown.send_replace(version);
-        }
-        *checked = Instant::now();
-        Ok(())
+    /// Whether what is in memory may still be used.
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
+        self.age() <= self.outage_staleness.max(POLL * 4)
     }
 
-    /// Follows the database until `stop`.
-    pub async fn follow(&self, stop: CancellationToken) {
-        let mut written = self.written.clone();
-        let mut tick = tokio::time::interval(POLL);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut failing = false;
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                _ = tick.tick() => {}
-                changed = written.changed() => if changed.is_err() { return },
-            }
-            match self.refresh().await {
-                Ok(()) if failing => {
-                    failing = false;
-                    tracing::info!("The database answers again; entries are current");
-                }
-                Ok(()) => {}
-                Err(error) => {
-                    if !failing {
-                        tracing::error!(error = %error, cause = ?std::error::Error::source(&error), "Cannot follow changes of entries; those in memory are used");
-                    }
-                    failing = true;
-                    // A database that fails at once must not make this loop spin on wake-ups.
-                    tokio::time::sleep(POLL).await;
-                }
-            }
-        }
+    fn is_behind(&self) -> bool {
+        *self.written.borrow() > *self.shown.borrow()
     }
 
-    async fn apply(&self, changed: Vec<Change>) -> Result<(), StoreError> {
-        let mut entries = BTreeSet::new();
-        let mut nodes = BTreeSet::new();
-        for change in changed {
-            match change {
-                Change::Entry(id) => entries.insert(id),
-                Change::Node(id) => nodes.insert(id),
-            };
-        }
-        // Read all, then apply all: an error in between changes nothing.
-        let mut new_entries = Vec::with_capacity(entries.len());
-        for id in entries {
-            let entry = undamaged(self.store.entry(&id).await)?;
-            new_entries.push((id, entry));
-        }
-        let mut new_nodes = Vec::with_capacity(nodes.len());
-        for id in nodes {
-            let Ok(id) = id.parse::<SpiffeId>() else { continue };
-            let node = undamaged(self.store.node(&id).await)?;
-            new_nodes.push((id, node.map(|node| node.selectors)));
-        }
-        let mut index = self.write();
-        for (id, entry) in new_entries {
-            index.set_entry(&id, entry);
-        }
-        for (id, selectors) in new_nodes {
-            index.set_node(id, selectors);
-        }
-        Ok(())
+    /// How long ago the database last answered that all this is current.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
-    /// A panic while the lock was held cannot have left a half-made change: each is one assignment deep.
+    /// A panic while the lock was held cannot have left more than one entry half changed, and the next check of
+    /// the whole finds it.
     fn read(&self) -> RwLockReadGuard<'_, Index> {
         self.index.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -226,33 +233,4 @@ impl AuthorizedEntries {
     fn write(&self) -> RwLockWriteGuard<'_, Index> {
         self.index.write().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// A damaged row is one that authorises nobody.
-fn undamaged<T>(row: Result<Option<T>, StoreError>) -> Result<Option<T>, StoreError> {
-    match row {
-        Err(error @ StoreError::Damaged { .. }) => {
-            tracing::error!(error = %error, "A damaged row is left out");
-            Ok(None)
-        }
-        other => other,
-    }
-}
-
-async fn read_everything(
-    store: &dyn Datastore,
-    trust_domain: &TrustDomain,
-) -> Result<(Index, i64), StoreError> {
-    let snapshot = store.snapshot().await?;
-    for damage in &snapshot.damaged {
-        tracing::error!(error = %damage, "A damaged row is left out");
-    }
-    let mut index = Index::new(trust_domain.clone());
-    for entry in snapshot.entries {
-        index.set_entry(&entry.id.clone(), Some(entry));
-    }
-    for (id, selectors) in snapshot.node_selectors {
-        index.set_node(id, Some(selectors));
-    }
-    Ok((index, snapshot.version))
 }

@@ -12,11 +12,11 @@ use tracing::warn;
 use super::error::RunError;
 use crate::attest::{StoredEnrolments, StoredRecords, StoredTokens};
 use crate::config::{ServerConfig, X509PopConfig, X509PopMode};
-use crate::datastore::sqlite::SqliteStore;
+use crate::datastore::SqlStore;
 
 pub(super) fn build(
     config: &ServerConfig,
-    store: &SqliteStore,
+    store: &SqlStore,
     bundles: &Arc<dyn BundleSource>,
 ) -> Result<Vec<Arc<dyn ServerAttestor>>, RunError> {
     let mut all: Vec<Arc<dyn ServerAttestor>> = Vec::new();

@@ -3,11 +3,13 @@
 use hardroot_hsm_keymanager::KeyError;
 use hardroot_identity::TrustDomain;
 use hardroot_runtime::state::StateError;
+use hardroot_telemetry::TelemetryError;
 
 use crate::authority::{AuthorityError, BundleError, ServerSvidError};
 use crate::config::ConfigError;
 use crate::datastore::StoreError;
 use crate::endpoints::EndpointError;
+use crate::instance::{InstanceError, LeaseError};
 
 /// A failure of one step of starting, or of the running server.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +35,12 @@ pub enum RunError {
         /// Of the configuration.
         configured: TrustDomain,
     },
+    /// The server's instance id (exit code 3).
+    #[error("the server has no instance id")]
+    Instance(#[source] InstanceError),
+    /// Another process is this server instance (exit code 10).
+    #[error("this server may not run")]
+    Lease(#[source] LeaseError),
     /// The token, chip or key file (exit code 5).
     #[error("the key manager \"{name}\" cannot be opened")]
     KeyManager {
@@ -63,6 +71,18 @@ pub enum RunError {
     /// The listeners (exit code 8).
     #[error("the endpoints cannot be opened")]
     Endpoints(#[source] EndpointError),
+    /// The metrics cannot be told (exit code 8).
+    #[error("telemetry cannot be started")]
+    Telemetry(#[source] TelemetryError),
+    /// The listener for health (exit code 8).
+    #[error("cannot listen on {address} for health checks; is something else running there?")]
+    HealthListener {
+        /// Host and port.
+        address: String,
+        /// What the system said.
+        #[source]
+        cause: std::io::Error,
+    },
     /// The listeners ended although nobody asked (exit code 9).
     #[error("an endpoint is served no more; see the log")]
     EndpointEnded,
@@ -74,13 +94,15 @@ impl RunError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) => 2,
-            Self::DataDir(_) => 3,
+            Self::DataDir(_) | Self::Instance(_) => 3,
             Self::Datastore(_) | Self::OtherTrustDomain { .. } => 4,
             Self::KeyManager { .. } => 5,
             Self::Authority(_) | Self::Bundle(_) | Self::ServerSvid(_) => 6,
             Self::Attestor { .. } => 7,
-            Self::Endpoints(_) => 8,
+            Self::Endpoints(_) | Self::Telemetry(_) | Self::HealthListener { .. } => 8,
             Self::EndpointEnded => 9,
+            Self::Lease(LeaseError::Store(_)) => 4,
+            Self::Lease(_) => 10,
         }
     }
 

@@ -8,11 +8,14 @@ use hardroot_hsm_keymanager::pkcs11::{Namespace, Pkcs11KeyManager};
 use hardroot_hsm_keymanager::tpm::TpmKeyManager;
 use hardroot_hsm_keymanager::{Custody, KeyManager};
 use hardroot_identity::TrustDomain;
+use hardroot_runtime::clock::Clock;
 use hardroot_tpm_attestor::device::Tpm;
 use tracing::{info, warn};
 
 use super::error::RunError;
-use crate::config::KeyManagerConfig;
+use crate::config::{KeyManagerConfig, ServerConfig};
+use crate::datastore::KeyRecords;
+use crate::instance::{RecordedKeys, keys_per_hour};
 
 /// Opens it and says where keys live from now on.
 pub(super) async fn open(
@@ -43,6 +46,25 @@ pub(super) async fn open(
     };
     tell(&keys.custody());
     Ok(keys)
+}
+
+/// The key manager with its keys recorded. Those of `memory` end with the process, so there is nothing to record.
+pub(super) async fn recorded(
+    keys: Arc<dyn KeyManager>,
+    records: Arc<dyn KeyRecords>,
+    clock: &Arc<dyn Clock>,
+    instance: String,
+    config: &ServerConfig,
+) -> Result<(Arc<dyn KeyManager>, Option<Arc<RecordedKeys>>), RunError> {
+    if matches!(config.key_manager, KeyManagerConfig::Memory) {
+        return Ok((keys, None));
+    }
+    let limit = keys_per_hour(config.ca_ttl);
+    let recorded = RecordedKeys::open(keys, records, Arc::clone(clock), instance, limit)
+        .await
+        .map_err(RunError::key_manager(config.key_manager.name()))?;
+    let recorded = Arc::new(recorded);
+    Ok((Arc::clone(&recorded) as Arc<dyn KeyManager>, Some(recorded)))
 }
 
 fn tell(custody: &Custody) {

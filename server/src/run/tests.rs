@@ -1,7 +1,11 @@
 //! Whole servers in this process, with genuine TLS and sockets.
 
+mod audit;
+mod callers;
+mod lease;
+
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hardroot_api::spire::api::server::agent::v1::agent_client::AgentClient;
@@ -15,10 +19,10 @@ use hardroot_api::spire::api::server::entry::v1::entry_client::EntryClient;
 use hardroot_api::spire::api::server::entry::v1::{BatchCreateEntryRequest, SyncAuthorizedEntriesRequest};
 use hardroot_api::spire::api::server::svid::v1::svid_client::SvidClient;
 use hardroot_api::spire::api::server::svid::v1::{
-    BatchNewX509svidRequest, MintX509svidRequest, NewX509svidParams,
+    BatchNewX509svidRequest, MintX509svidRequest, NewJwtsvidRequest, NewX509svidParams,
 };
 use hardroot_api::spire::api::types::permission_denied_details::Reason;
-use hardroot_api::spire::api::types::{AttestationData, Entry, Selector, Spiffeid};
+use hardroot_api::spire::api::types::{AttestationData, Entry, JwtKey, Selector, Spiffeid};
 use hardroot_api::status::reason_of;
 use hardroot_emulators::softhsm::{self, SoftHsm};
 use hardroot_hsm_keymanager::memory::MemoryKeyManager;
@@ -26,36 +30,47 @@ use hardroot_hsm_keymanager::{
     Digest, HashAlgorithm, KeyId, KeyManager, KeyType, PublicKey, SignatureScheme,
 };
 use hardroot_identity::{
-    Bundle, DistinguishedName, SignatureAlgorithm, TrustDomain, X509Svid, assemble_csr, csr_to_be_signed,
-    verify_x509_svid,
+    Bundle, DistinguishedName, JwtAuthority, SignatureAlgorithm, SpiffeId, TrustDomain, X509Svid,
+    assemble_csr, csr_to_be_signed, verify_jwt_svid, verify_x509_svid,
 };
 use hardroot_runtime::clock::SystemClock;
+use hardroot_runtime::logs::{self, LogFormat, LogHandle, LogLevel, LogOutput};
 use hardroot_transport::{
-    BundleSet, ConnectOptions, RemoteKey, ServerTrust, TlsIdentity, client_config, connect, uds_channel,
+    BundleSet, ConnectOptions, IdentitySlot, RemoteKey, ServerTrust, TlsIdentity, client_config, connect,
+    uds_channel,
 };
 use tempfile::TempDir;
 use tonic::transport::Channel;
 use tonic::{Code, Request};
 
 use super::*;
+use crate::datastore::{Entries as _, KeyRecords as _, Nodes as _};
+use crate::instance::instance_id;
 
 /// A place where servers are started again and again.
 struct Place {
     directory: TempDir,
     key_manager: String,
+    /// More keys of the `server` block.
+    server_keys: &'static str,
+    log: LogHandle,
+    lines: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Place {
     fn with_disk_keys() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("keys.json");
-        Self {
-            key_manager: format!(
-                "KeyManager \"disk\" {{ plugin_data {{ keys_path = \"{}\" }} }}",
-                path.display()
-            ),
-            directory,
-        }
+        let key_manager =
+            format!("KeyManager \"disk\" {{ plugin_data {{ keys_path = \"{}\" }} }}", path.display());
+        Self::new(directory, key_manager, "")
+    }
+
+    fn new(directory: TempDir, key_manager: String, server_keys: &'static str) -> Self {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let output = LogOutput::Buffer(Arc::clone(&lines));
+        let (_, log) = logs::subscriber(LogFormat::Json, LogLevel::Info, output).unwrap();
+        Self { directory, key_manager, server_keys, log, lines }
     }
 
     fn path(&self, name: &str) -> std::path::PathBuf {
@@ -69,24 +84,25 @@ impl Place {
     fn config_with(&self, trust_domain: &str) -> ServerConfig {
         let text = format!(
             "server {{\n trust_domain = \"{trust_domain}\"\n data_dir = \"{data}\"\n bind_address = \"127.0.0.1\"\n bind_port = 0\n \
-             socket_path = \"{socket}\"\n allow_software_keys = true\n ratelimit {{ attestation = false }} }}\n\
+             socket_path = \"{socket}\"\n allow_software_keys = true\n ratelimit {{ attestation = false }}\n {server_keys} }}\n\
              plugins {{\n DataStore \"sql\" {{ plugin_data {{ database_type = \"sqlite3\" connection_string = \"{database}\" }} }}\n \
              {keys}\n NodeAttestor \"join_token\" {{}}\n}}\n",
             data = self.path("data").display(),
             socket = self.path("api.sock").display(),
             database = self.path("server.sqlite3").display(),
             keys = self.key_manager,
+            server_keys = self.server_keys,
         );
         ServerConfig::parse(&text, "server.conf").unwrap()
     }
 
     async fn start(&self) -> RunningServer {
-        Box::pin(RunningServer::start(self.config(), Arc::new(SystemClock))).await.unwrap()
+        Box::pin(RunningServer::start(self.config(), Arc::new(SystemClock), self.log.clone())).await.unwrap()
     }
 
     async fn fails(&self, config: ServerConfig) -> (u8, String) {
         let what = format!("{:?} {:?} {:?}", config.data_dir, config.database, config.key_manager);
-        let started = Box::pin(RunningServer::start(config, Arc::new(SystemClock))).await;
+        let started = Box::pin(RunningServer::start(config, Arc::new(SystemClock), self.log.clone())).await;
         let Err(error) = started else { panic!("started with {what}") };
         (error.exit_code(), crate::attest::chain(&error))
     }
@@ -104,7 +120,15 @@ async fn bundle(server: &RunningServer) -> Bundle {
     let mut client = BundleClient::new(admin(server).await);
     let message = client.get_bundle(GetBundleRequest::default()).await.unwrap().into_inner();
     let der: Vec<u8> = message.x509_authorities.into_iter().flat_map(|authority| authority.asn1).collect();
-    Bundle::from_der_concat(td(), &der).unwrap()
+    let mut bundle = Bundle::from_der_concat(td(), &der).unwrap();
+    let authority = |key: JwtKey| JwtAuthority {
+        key_id: key.key_id,
+        spki_der: key.public_key,
+        expires_at: key.expires_at,
+        tainted: key.tainted,
+    };
+    bundle.jwt_authorities = message.jwt_authorities.into_iter().map(authority).collect();
+    bundle
 }
 
 /// A key in memory, its CSRs and what is issued for it.
@@ -217,6 +241,11 @@ async fn journey(server: &RunningServer) -> (Channel, String) {
     assert_eq!(verified.spki_der, workload.public.spki_der);
     let lifetime = verified.not_after.duration_since(verified.not_before).unwrap();
     assert_eq!(lifetime, Duration::from_secs(130));
+    let request = NewJwtsvidRequest { entry_id: entry, audience: vec!["cache".into()] };
+    let token = client.new_jwtsvid(request).await.unwrap().into_inner().svid.unwrap().token;
+    let (bundle, now) = (bundle(server).await, std::time::SystemTime::now());
+    let judged = verify_jwt_svid(&token, &["cache"], |_| Some(&bundle), now, Duration::ZERO).unwrap();
+    assert_eq!(judged.id.path(), "/db");
     (agent, path)
 }
 
@@ -317,17 +346,17 @@ async fn nobody_may_do_anything_without_a_certificate() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_not_offered_says_so() {
-    use hardroot_api::spire::api::server::trustdomain::v1::ListFederationRelationshipsRequest;
-    use hardroot_api::spire::api::server::trustdomain::v1::trust_domain_client::TrustDomainClient;
+    use hardroot_api::spire::api::server::localauthority::v1::GetX509AuthorityStateRequest;
+    use hardroot_api::spire::api::server::localauthority::v1::local_authority_client::LocalAuthorityClient;
     let place = Place::with_disk_keys();
     let server = place.start().await;
     let ask = async |channel: Channel| {
-        let mut client = TrustDomainClient::new(channel);
-        client.list_federation_relationships(ListFederationRelationshipsRequest::default()).await.unwrap_err()
+        let mut client = LocalAuthorityClient::new(channel);
+        client.get_x509_authority_state(GetX509AuthorityStateRequest {}).await.unwrap_err()
     };
     let answer = ask(admin(&server).await).await;
     assert_eq!(answer.code(), Code::Unimplemented);
-    assert!(answer.message().contains("ListFederationRelationships"), "{answer}");
+    assert!(answer.message().contains("GetX509AuthorityState"), "{answer}");
     assert_eq!(ask(remote(&server, None).await).await.code(), Code::PermissionDenied);
     server.stop().await.unwrap();
 }
@@ -388,7 +417,9 @@ async fn each_step_of_starting_fails_with_its_own_code() {
     std::fs::write(place.path("file"), "x".repeat(8192)).unwrap();
     let (code, text) = place.fails(broken(&|c| c.data_dir = place.path("file"))).await;
     assert_eq!(code, 3, "{text}");
-    let (code, text) = place.fails(broken(&|c| c.database = place.path("file"))).await;
+    let (code, text) = place
+        .fails(broken(&|c| c.database = crate::datastore::DatabaseConfig::file(place.path("file"))))
+        .await;
     assert_eq!(code, 4, "{text}");
     std::fs::write(place.path("bad.json"), "not json").unwrap();
     let (code, text) = place
@@ -399,7 +430,8 @@ async fn each_step_of_starting_fails_with_its_own_code() {
     assert_eq!(code, 5, "{text}");
 
     let server = place.start().await;
-    let (code, text) = place.fails(place.config()).await;
+    // A server of its own, but for the admin socket.
+    let (code, text) = place.fails(broken(&|c| c.data_dir = place.path("other"))).await;
     assert_eq!(code, 8, "{text}");
     create_entry(&server, "/node", "/db").await;
     server.stop().await.unwrap();
@@ -417,15 +449,23 @@ fn with_keys_in_a_token() {
 }
 
 async fn in_a_token(token: &SoftHsm) {
-    let place = Place {
-        directory: tempfile::tempdir().unwrap(),
-        key_manager: format!(
-            "KeyManager \"pkcs11\" {{ plugin_data {{ module_path = \"{}\"\n token_label = \"{}\"\n pin_file = \"{}\" }} }}",
-            token.module().display(),
-            SoftHsm::TOKEN,
-            token.pin_file().display()
-        ),
-    };
+    for (instance, server_keys) in [
+        ("ec", "ca_key_type = \"ec-p384\""),
+        ("rsa", "ca_key_type = \"rsa-2048\"\n jwt_key_type = \"rsa-2048\""),
+        ("mixed", "jwt_key_type = \"rsa-2048\""),
+    ] {
+        in_a_token_with(token, instance, server_keys).await;
+    }
+}
+
+async fn in_a_token_with(token: &SoftHsm, instance: &str, server_keys: &'static str) {
+    let key_manager = format!(
+        "KeyManager \"pkcs11\" {{ plugin_data {{ module_path = \"{}\"\n token_label = \"{}\"\n pin_file = \"{}\"\n instance = \"{instance}\" }} }}",
+        token.module().display(),
+        SoftHsm::TOKEN,
+        token.pin_file().display()
+    );
+    let place = Place::new(tempfile::tempdir().unwrap(), key_manager, server_keys);
     let server = place.start().await;
     journey(&server).await;
     let before = bundle(&server).await;

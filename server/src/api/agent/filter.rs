@@ -2,14 +2,15 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use hardroot_api::spire::api::server::agent::v1::{count_agents_request, list_agents_request};
+use hardroot_api::spire::api::server::agent::v1::{CountAgentsRequest, ListAgentsRequest};
 use hardroot_api::spire::api::types::SelectorMatch;
 use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
-use tonic::Status;
+use tonic::{Request, Status};
 
 use crate::api::{convert, faults};
+use crate::audit::{Details, Record};
 use crate::datastore::NodeFilter;
 
 /// The time is not written as SPIRE writes it.
@@ -40,50 +41,89 @@ pub fn parse_expires_before(text: &str) -> Result<SystemTime, BadTime> {
     UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).ok_or_else(bad)
 }
 
-pub(super) fn of_count(wanted: Option<&count_agents_request::Filter>) -> Result<NodeFilter, Status> {
-    let Some(wanted) = wanted else { return Ok(NodeFilter::default()) };
-    filter(
-        &wanted.by_attestation_type,
-        wanted.by_selector_match.as_ref(),
-        wanted.by_banned,
-        wanted.by_can_reattest,
-        &wanted.by_expires_before,
-    )
-}
-
-pub(super) fn of_list(wanted: Option<&list_agents_request::Filter>) -> Result<NodeFilter, Status> {
-    let Some(wanted) = wanted else { return Ok(NodeFilter::default()) };
-    filter(
-        &wanted.by_attestation_type,
-        wanted.by_selector_match.as_ref(),
-        wanted.by_banned,
-        wanted.by_can_reattest,
-        &wanted.by_expires_before,
-    )
-}
-
-fn filter(
-    attestation_type: &str,
-    selectors: Option<&SelectorMatch>,
+/// The fields that the filters of lists and counts share.
+struct Wanted<'a> {
+    attestation_type: &'a str,
+    selectors: Option<&'a SelectorMatch>,
     banned: Option<bool>,
     can_reattest: Option<bool>,
-    expires_before: &str,
-) -> Result<NodeFilter, Status> {
-    let expires_before = match expires_before {
-        "" => None,
-        text => Some(
-            parse_expires_before(text)
-                .map_err(|fault| faults::invalid("failed to parse expires before", fault))?,
-        ),
+    expires_before: &'a str,
+}
+
+pub(super) fn of_count(request: &Request<CountAgentsRequest>) -> Result<NodeFilter, Status> {
+    let Some(wanted) = &request.get_ref().filter else {
+        return Ok(NodeFilter { may_lag: true, ..NodeFilter::default() });
     };
-    Ok(NodeFilter {
-        attestation_type: (!attestation_type.is_empty()).then(|| attestation_type.to_owned()),
-        selectors: selectors
-            .map(convert::selector_filter)
-            .transpose()
-            .map_err(|fault| faults::invalid("failed to parse selectors", fault))?,
-        banned,
-        can_reattest,
-        expires_before,
-    })
+    let wanted = Wanted {
+        attestation_type: &wanted.by_attestation_type,
+        selectors: wanted.by_selector_match.as_ref(),
+        banned: wanted.by_banned,
+        can_reattest: wanted.by_can_reattest,
+        expires_before: &wanted.by_expires_before,
+    };
+    wanted.describe(request);
+    wanted.filter()
+}
+
+pub(super) fn of_list(request: &Request<ListAgentsRequest>) -> Result<NodeFilter, Status> {
+    let Some(wanted) = &request.get_ref().filter else {
+        return Ok(NodeFilter { may_lag: true, ..NodeFilter::default() });
+    };
+    let wanted = Wanted {
+        attestation_type: &wanted.by_attestation_type,
+        selectors: wanted.by_selector_match.as_ref(),
+        banned: wanted.by_banned,
+        can_reattest: wanted.by_can_reattest,
+        expires_before: &wanted.by_expires_before,
+    };
+    wanted.describe(request);
+    wanted.filter()
+}
+
+impl Wanted<'_> {
+    /// For the call's audit line.
+    fn describe<T>(&self, request: &Request<T>) {
+        let Some(record) = request.extensions().get::<Record>() else { return };
+        let mut details = Details::default();
+        if !self.attestation_type.is_empty() {
+            details.add("node_attestor_type", self.attestation_type);
+        }
+        if let Some(banned) = self.banned {
+            details.add("by_banned", banned);
+        }
+        if let Some(can_reattest) = self.can_reattest {
+            details.add("by_can_reattest", can_reattest);
+        }
+        if let Some(wanted) = self.selectors {
+            details.add("by_selector_match", convert::match_text(wanted.r#match));
+            details.add_list("by_selectors", wanted.selectors.iter().map(convert::selector_text));
+        }
+        if !self.expires_before.is_empty() {
+            details.add("by_expires_before", self.expires_before);
+        }
+        record.extend(details);
+    }
+
+    fn filter(&self) -> Result<NodeFilter, Status> {
+        let expires_before = match self.expires_before {
+            "" => None,
+            text => Some(
+                parse_expires_before(text)
+                    .map_err(|fault| faults::invalid("failed to parse expires before", fault))?,
+            ),
+        };
+        Ok(NodeFilter {
+            // For operators to look at.
+            may_lag: true,
+            attestation_type: (!self.attestation_type.is_empty()).then(|| self.attestation_type.to_owned()),
+            selectors: self
+                .selectors
+                .map(convert::selector_filter)
+                .transpose()
+                .map_err(|fault| faults::invalid("failed to parse selectors", fault))?,
+            banned: self.banned,
+            can_reattest: self.can_reattest,
+            expires_before,
+        })
+    }
 }

@@ -15,10 +15,11 @@ use hardroot_runtime::clock::Clock;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::entry::caller_agent;
-use super::{convert, faults};
+use super::{convert, faults, note};
 use crate::attest::{AgentSvids, AttestStream};
 use crate::audit::Record;
 use crate::datastore::{Datastore, Entry, JoinToken};
+use crate::entries::AuthorizedEntries;
 
 pub use filter::{BadTime, parse_expires_before};
 
@@ -29,27 +30,30 @@ const MAX_VERSION: usize = 255;
 pub struct AgentService {
     trust_domain: TrustDomain,
     store: Arc<dyn Datastore>,
+    entries: Arc<AuthorizedEntries>,
     svids: Arc<dyn AgentSvids>,
     clock: Arc<dyn Clock>,
 }
 
 impl AgentService {
-    /// The service of the server of `trust_domain`; `svids` attests and renews.
+    /// The service of the server of `trust_domain`; `entries` is told of whom nobody shall
+    /// rely on, `svids` attests and renews.
     #[must_use]
     pub fn new(
         trust_domain: TrustDomain,
         store: Arc<dyn Datastore>,
+        entries: Arc<AuthorizedEntries>,
         svids: Arc<dyn AgentSvids>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { trust_domain, store, svids, clock }
+        Self { trust_domain, store, entries, svids, clock }
     }
 
     /// Reads the agent ID of a request and notes it in the audit record.
     fn agent_id<T>(&self, request: &Request<T>, id: Option<&types::Spiffeid>) -> Result<SpiffeId, Status> {
         let id = convert::agent(&self.trust_domain, id)
             .map_err(|fault| faults::invalid("invalid agent ID", fault))?;
-        note(request, "agent_id", id.as_str());
+        note(request, "spiffe_id", id.as_str());
         Ok(id)
     }
 
@@ -80,19 +84,13 @@ impl AgentService {
     }
 }
 
-fn note<T>(request: &Request<T>, name: &'static str, value: &str) {
-    if let Some(record) = request.extensions().get::<Record>() {
-        record.add(name, value);
-    }
-}
-
 #[tonic::async_trait]
 impl wire::agent_server::Agent for AgentService {
     async fn count_agents(
         &self,
         request: Request<wire::CountAgentsRequest>,
     ) -> Result<Response<wire::CountAgentsResponse>, Status> {
-        let filter = filter::of_count(request.into_inner().filter.as_ref())?;
+        let filter = filter::of_count(&request)?;
         let count = self
             .store
             .count_nodes(&filter)
@@ -105,8 +103,8 @@ impl wire::agent_server::Agent for AgentService {
         &self,
         request: Request<wire::ListAgentsRequest>,
     ) -> Result<Response<wire::ListAgentsResponse>, Status> {
+        let filter = filter::of_list(&request)?;
         let request = request.into_inner();
-        let filter = filter::of_list(request.filter.as_ref())?;
         let page = convert::page(request.page_size, &request.page_token);
         let (nodes, next_page_token) = self
             .store
@@ -134,6 +132,8 @@ impl wire::agent_server::Agent for AgentService {
 
     async fn delete_agent(&self, request: Request<wire::DeleteAgentRequest>) -> Result<Response<()>, Status> {
         let id = self.agent_id(&request, request.get_ref().id.as_ref())?;
+        // Before the database is asked, and whatever it answers.
+        self.entries.distrust(&id);
         self.store
             .delete_node(&id)
             .await
@@ -144,6 +144,8 @@ impl wire::agent_server::Agent for AgentService {
 
     async fn ban_agent(&self, request: Request<wire::BanAgentRequest>) -> Result<Response<()>, Status> {
         let id = self.agent_id(&request, request.get_ref().id.as_ref())?;
+        // Before the database is asked, and whatever it answers.
+        self.entries.distrust(&id);
         self.store
             .ban_node(&id)
             .await
@@ -173,6 +175,9 @@ impl wire::agent_server::Agent for AgentService {
         request: Request<wire::CreateJoinTokenRequest>,
     ) -> Result<Response<types::JoinToken>, Status> {
         let wanted = request.get_ref();
+        if let Some(record) = request.extensions().get::<Record>().filter(|_| wanted.ttl > 0) {
+            record.add("ttl", wanted.ttl);
+        }
         let ttl = match u64::try_from(wanted.ttl) {
             Ok(seconds) if seconds > 0 => Duration::from_secs(seconds),
             _ => return Err(Status::invalid_argument("ttl is required, you must provide one")),
@@ -210,12 +215,19 @@ impl wire::agent_server::Agent for AgentService {
         request: Request<wire::PostStatusRequest>,
     ) -> Result<Response<wire::PostStatusResponse>, Status> {
         let id = caller_agent(&request)?;
+        note(&request, "spiffe_id", id.as_str());
         let version = &request.get_ref().agent_version;
         if version.len() > MAX_VERSION {
             return Err(Status::invalid_argument("agent version is too long (max 255 characters)"));
         }
         if !version.is_empty() {
             note(&request, "agent_version", version);
+            // Agents tell it again and again: what is known already costs no query.
+            if self.entries.current().await.is_ok()
+                && self.entries.agent_version(&id).is_some_and(|known| known == *version)
+            {
+                return Ok(Response::new(wire::PostStatusResponse {}));
+            }
             self.store.set_agent_version(&id, version).await.map_err(|error| {
                 faults::store_or_missing("failed to update agent", "agent not found", &error)
             })?;

@@ -1,13 +1,5 @@
 //! The administrative part of the Agent service.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "tests fail loudly"
-)]
-
 use tonic::Code;
 use wire::agent_server::Agent as _;
 
@@ -57,6 +49,11 @@ async fn an_id_that_is_no_agents_is_refused() {
     assert_eq!(
         error.message(),
         "invalid agent ID: \"spiffe://example.org/workload\" is not an agent in trust domain \"example.org\"; path is not in the agent namespace"
+    );
+    let no_path = get(&service, "").await.unwrap_err();
+    assert_eq!(
+        no_path.message(),
+        "invalid agent ID: \"spiffe://example.org\" is not an agent in trust domain \"example.org\"; path is empty"
     );
     let missing = service.get_agent(Request::new(wire::GetAgentRequest::default())).await.unwrap_err();
     assert_eq!(missing.message(), "invalid agent ID: request must specify SPIFFE ID");
@@ -186,4 +183,47 @@ async fn an_agent_tells_its_version() {
     assert_eq!((gone.code(), gone.message()), (Code::NotFound, "agent not found"));
     let nobody = service.post_status(Request::new(wire::PostStatusRequest::default())).await.unwrap_err();
     assert_eq!(nobody.code(), Code::Internal);
+}
+
+#[tokio::test]
+async fn calls_are_recorded_under_spires_names() {
+    let site = Site::new().await;
+    let service = site.agent_service();
+    site.node(A, "tpm_quote", "123", &["tpm_quote:vendor:x"]).await;
+    let record = Record::new("/spire.api.server.agent.v1.Agent/X");
+    fn recorded<T>(record: &Record, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.extensions_mut().insert(record.clone());
+        request
+    }
+    let filter = wire::list_agents_request::Filter {
+        by_attestation_type: "tpm_quote".into(),
+        by_banned: Some(false),
+        by_can_reattest: Some(true),
+        by_selector_match: Some(types::SelectorMatch {
+            selectors: wire_selectors(&["tpm_quote:vendor:x", "tpm_quote:a:b"]),
+            r#match: 3,
+        }),
+        ..Default::default()
+    };
+    let list = wire::ListAgentsRequest { filter: Some(filter), ..Default::default() };
+    service.list_agents(recorded(&record, list)).await.unwrap();
+    let id = wire_id(A);
+    service.get_agent(recorded(&record, wire::GetAgentRequest { id, output_mask: None })).await.unwrap();
+    let token = wire::CreateJoinTokenRequest { ttl: 60, ..Default::default() };
+    service.create_join_token(recorded(&record, token)).await.unwrap();
+    site.audit().done(&record);
+    let line = site.audit_lines().remove(0);
+    let expected: [(&str, serde_json::Value); 7] = [
+        ("node_attestor_type", "tpm_quote".into()),
+        ("by_banned", false.into()),
+        ("by_can_reattest", true.into()),
+        ("by_selector_match", "MATCH_ANY".into()),
+        ("by_selectors", "tpm_quote:vendor:x,tpm_quote:a:b".into()),
+        ("spiffe_id", format!("spiffe://example.org{A}").into()),
+        ("ttl", 60.into()),
+    ];
+    for (name, value) in expected {
+        assert_eq!(line[name], value, "{name}");
+    }
 }

@@ -5,17 +5,34 @@ use hardroot_api::spire::common;
 use hardroot_identity::{BadBundle, BadPublicKey, Bundle, TrustDomain, check_public_key};
 use tonic::Status;
 
-use crate::api::{convert, faults};
+use crate::api::convert;
+use crate::audit::{Details, sha256_hex};
 
 /// Why an authority is refused.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum BadAuthority {
+pub(in crate::api) enum BadAuthority {
     #[error("{0}")]
     Certificate(#[from] BadBundle),
     #[error("{0}")]
     Key(#[from] BadPublicKey),
     #[error("missing key ID")]
     NoKeyId,
+}
+
+/// Two keys with one id.
+#[derive(Debug, thiserror::Error)]
+#[error("the bundle has another JWT authority with the key ID \"{key_id}\"")]
+pub(super) struct KeyIdTaken {
+    key_id: String,
+}
+
+/// Why a bundle is refused.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::api) enum BadContent {
+    #[error("unable to parse X.509 authority: {0}")]
+    X509(#[source] BadAuthority),
+    #[error("unable to parse JWT authority: {0}")]
+    Jwt(#[source] BadAuthority),
 }
 
 /// X.509 authorities to store; one message may hold several certificates, one after the other.
@@ -67,15 +84,14 @@ pub(super) fn jwt_messages(keys: &[common::PublicKey]) -> Vec<types::JwtKey> {
 }
 
 /// A bundle to store. WIT authorities are left out, as in SPIRE.
-pub(super) fn stored(trust_domain: &TrustDomain, message: &types::Bundle) -> Result<common::Bundle, Status> {
-    let bad = |fault: BadAuthority, what: &str| {
-        faults::invalid("failed to convert bundle", format!("unable to parse {what} authority: {fault}"))
-    };
+pub(in crate::api) fn stored(
+    trust_domain: &TrustDomain,
+    message: &types::Bundle,
+) -> Result<common::Bundle, BadContent> {
     Ok(common::Bundle {
         trust_domain_id: trust_domain.id().to_string(),
-        root_cas: x509_authorities(trust_domain, &message.x509_authorities)
-            .map_err(|fault| bad(fault, "X.509"))?,
-        jwt_signing_keys: jwt_authorities(&message.jwt_authorities).map_err(|fault| bad(fault, "JWT"))?,
+        root_cas: x509_authorities(trust_domain, &message.x509_authorities).map_err(BadContent::X509)?,
+        jwt_signing_keys: jwt_authorities(&message.jwt_authorities).map_err(BadContent::Jwt)?,
         refresh_hint: message.refresh_hint,
         sequence_number: message.sequence_number,
         wit_signing_keys: Vec::new(),
@@ -99,28 +115,49 @@ pub(super) fn replace(bundle: &mut common::Bundle, new: &common::Bundle, mask: O
     }
 }
 
-/// Appends what is not there yet, comparing whole records. Returns whether anything was new.
+/// Appends what is not there yet: X.509 authorities compared as whole records, JWT authorities by their key id.
+/// A key that is there already lives as long as the later of both ends, and a taint stays. Returns whether
+/// anything changed.
+///
+/// # Errors
+/// The id of a JWT authority that is there with another key: consumers look keys up by their id and could not
+/// tell them apart.
 pub(super) fn append(
     bundle: &mut common::Bundle,
     roots: &[common::Certificate],
     keys: &[common::PublicKey],
-) -> bool {
-    let before = (bundle.root_cas.len(), bundle.jwt_signing_keys.len());
+) -> Result<bool, KeyIdTaken> {
+    let mut changed = false;
     for root in roots {
         if !bundle.root_cas.contains(root) {
             bundle.root_cas.push(root.clone());
+            changed = true;
         }
     }
     for key in keys {
-        if !bundle.jwt_signing_keys.contains(key) {
-            bundle.jwt_signing_keys.push(key.clone());
+        match bundle.jwt_signing_keys.iter_mut().find(|known| known.kid == key.kid) {
+            None => {
+                bundle.jwt_signing_keys.push(key.clone());
+                changed = true;
+            }
+            Some(known) if known.pkix_bytes != key.pkix_bytes => {
+                return Err(KeyIdTaken { key_id: key.kid.clone() });
+            }
+            Some(known) => {
+                // 0 says that the end is not known, which is later than any.
+                let later = known.not_after != 0 && (key.not_after == 0 || key.not_after > known.not_after);
+                if later {
+                    known.not_after = key.not_after;
+                    changed = true;
+                }
+            }
         }
     }
-    before != (bundle.root_cas.len(), bundle.jwt_signing_keys.len())
+    Ok(changed)
 }
 
 /// A stored bundle as a message, with the fields of `mask` (all without one).
-pub(super) fn message(
+pub(in crate::api) fn message(
     bundle: &common::Bundle,
     mask: Option<&types::BundleMask>,
 ) -> Result<types::Bundle, Status> {
@@ -158,4 +195,56 @@ pub(super) fn message(
             Vec::new()
         },
     })
+}
+
+/// What an audit line says of a bundle, with SPIRE's names behind `prefix`: the fields of `mask`, all without
+/// one. Keys and certificates are named by their SHA-256.
+pub(in crate::api) fn describe(
+    details: &mut Details,
+    prefix: &'static str,
+    message: &types::Bundle,
+    mask: Option<&types::BundleMask>,
+) {
+    let show = |flag: fn(&types::BundleMask) -> bool| mask.is_none_or(flag);
+    details.add(format!("{prefix}trust_domain_id"), message.trust_domain.as_str());
+    if show(|mask| mask.refresh_hint) {
+        details.add(format!("{prefix}refresh_hint"), message.refresh_hint);
+    }
+    if show(|mask| mask.sequence_number) {
+        details.add(format!("{prefix}sequence_number"), message.sequence_number);
+    }
+    if show(|mask| mask.jwt_authorities) {
+        describe_jwt(details, prefix, &message.jwt_authorities);
+    }
+    if show(|mask| mask.x509_authorities) {
+        describe_x509(details, prefix, &message.x509_authorities);
+    }
+}
+
+/// Authorities that a line names; what is beyond is counted.
+const DESCRIBED: usize = 32;
+
+pub(super) fn describe_jwt(details: &mut Details, prefix: &str, keys: &[types::JwtKey]) {
+    for (at, key) in keys.iter().enumerate().take(DESCRIBED) {
+        details.add(format!("{prefix}jwt_authority_expires_at.{at}"), key.expires_at);
+        details.add(format!("{prefix}jwt_authority_key_id.{at}"), key.key_id.as_str());
+        details.add(format!("{prefix}jwt_authority_public_key_sha256.{at}"), hash(&key.public_key));
+    }
+    if keys.len() > DESCRIBED {
+        details.add(format!("{prefix}jwt_authorities"), keys.len());
+    }
+}
+
+pub(super) fn describe_x509(details: &mut Details, prefix: &str, certificates: &[types::X509Certificate]) {
+    for (at, certificate) in certificates.iter().enumerate().take(DESCRIBED) {
+        details.add(format!("{prefix}x509_authorities_asn1_sha256.{at}"), hash(&certificate.asn1));
+    }
+    if certificates.len() > DESCRIBED {
+        details.add(format!("{prefix}x509_authorities"), certificates.len());
+    }
+}
+
+/// As SPIRE names bytes; nothing for none.
+fn hash(bytes: &[u8]) -> String {
+    if bytes.is_empty() { String::new() } else { sha256_hex(bytes) }
 }

@@ -1,55 +1,67 @@
 //! `spire.api.server.bundle.v1.Bundle`.
 
-mod content;
+pub(super) mod content;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use hardroot_api::spire::api::server::bundle::v1 as wire;
 use hardroot_api::spire::api::types;
 use hardroot_api::spire::common;
 use hardroot_identity::TrustDomain;
 use prost::Message;
-use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use super::{convert, faults};
-use crate::audit::{Audit, Record};
+use super::{Batch, convert, faults, note, record};
+use crate::audit::{Audit, Details, Record, sha256_hex};
 use crate::authority::published::{self, BundleError};
 use crate::datastore::{Datastore, DeleteMode, StoreError};
-
-/// How long an answer of `GetBundle`, which anybody may ask for, is given again without asking the database.
-const CACHE: Duration = Duration::from_secs(1);
+use crate::endpoints::BundleCache;
+use crate::entries::AuthorizedEntries;
+use content::BadContent;
 
 /// How often a write that another writer overtook is tried again.
 const ATTEMPTS: usize = 16;
+
+/// A stored bundle as a message.
+pub(crate) fn bundle_message(bundle: &common::Bundle) -> Result<types::Bundle, Status> {
+    content::message(bundle, None)
+}
 
 /// The Bundle service.
 pub struct BundleService {
     trust_domain: TrustDomain,
     store: Arc<dyn Datastore>,
+    bundles: Arc<BundleCache>,
+    entries: Arc<AuthorizedEntries>,
     audit: Audit,
-    own: Mutex<Option<(Instant, common::Bundle)>>,
 }
 
 impl BundleService {
-    /// The service of the server of `trust_domain`.
+    /// The service of the server of `trust_domain`. What agents ask for again and again comes out of `bundles`, which
+    /// are followed by the log that `entries` follows.
     #[must_use]
-    pub fn new(trust_domain: TrustDomain, store: Arc<dyn Datastore>, audit: Audit) -> Self {
-        Self { trust_domain, store, audit, own: Mutex::new(None) }
+    pub fn new(
+        trust_domain: TrustDomain,
+        store: Arc<dyn Datastore>,
+        bundles: Arc<BundleCache>,
+        entries: Arc<AuthorizedEntries>,
+        audit: Audit,
+    ) -> Self {
+        Self { trust_domain, store, bundles, entries, audit }
     }
 
-    fn remember(&self, bundle: Option<&common::Bundle>) {
-        // A poisoned lock only means that another call panicked while it replaced the copy.
-        *self.own.lock().unwrap_or_else(PoisonError::into_inner) =
-            bundle.map(|bundle| (Instant::now(), bundle.clone()));
-    }
-
-    fn remembered(&self) -> Option<common::Bundle> {
-        let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
-        own.as_ref().filter(|(at, _)| at.elapsed() < CACHE).map(|(_, bundle)| bundle.clone())
+    /// A bundle from memory, once memory is known to have what this process wrote.
+    async fn held(&self, trust_domain: &TrustDomain) -> Result<Arc<common::Bundle>, Status> {
+        // A bundle is public and changes seldom: while the database is away, the last one goes on.
+        if self.entries.current().await.is_ok() {
+            let followed = self.bundles.follow(&self.entries).await;
+            if let Err(error) = followed {
+                tracing::debug!(error = &error as &dyn std::error::Error, "bundles in memory are used");
+            }
+        }
+        self.bundles.stored(trust_domain).ok_or_else(|| Status::not_found("bundle not found"))
     }
 
     /// The stored bundle of a trust domain and its row's revision.
@@ -75,7 +87,7 @@ impl BundleService {
             &message.trust_domain,
             "creating a federated bundle for the server's own trust domain is not allowed",
         )?;
-        let bundle = content::stored(&trust_domain, message)?;
+        let bundle = content::stored(&trust_domain, message).map_err(unconverted)?;
         match self.store.put_bundle(&trust_domain, &bundle.encode_to_vec(), None).await {
             Ok(_) => Ok(bundle),
             Err(StoreError::Exists { .. }) => Err(Status::already_exists("bundle already exists")),
@@ -88,7 +100,7 @@ impl BundleService {
             &message.trust_domain,
             "setting a federated bundle for the server's own trust domain is not allowed",
         )?;
-        let bundle = content::stored(&trust_domain, message)?;
+        let bundle = content::stored(&trust_domain, message).map_err(unconverted)?;
         let data = bundle.encode_to_vec();
         for _ in 0..ATTEMPTS {
             let row = self.store.bundle(&trust_domain).await;
@@ -112,7 +124,7 @@ impl BundleService {
             &message.trust_domain,
             "updating a federated bundle for the server's own trust domain is not allowed",
         )?;
-        let new = content::stored(&trust_domain, message)?;
+        let new = content::stored(&trust_domain, message).map_err(unconverted)?;
         for _ in 0..ATTEMPTS {
             let Some((mut bundle, revision)) = self.read(&trust_domain).await? else {
                 return Err(Status::not_found("bundle not found"));
@@ -127,6 +139,33 @@ impl BundleService {
         Err(busy())
     }
 
+    /// Adds authorities to our own bundle.
+    async fn append(
+        &self,
+        roots: &[common::Certificate],
+        keys: &[common::PublicKey],
+        what: &'static str,
+    ) -> Result<common::Bundle, Status> {
+        let mut taken = None;
+        let changed = published::update(self.store.as_ref(), &self.trust_domain, |bundle| {
+            // Nothing of a refused list is written: the bundle is put back as it was.
+            let before = bundle.clone();
+            match content::append(bundle, roots, keys) {
+                Ok(changed) => changed,
+                Err(fault) => {
+                    taken = Some(fault);
+                    *bundle = before;
+                    false
+                }
+            }
+        })
+        .await;
+        match taken {
+            Some(fault) => Err(Status::already_exists(format!("{what}: {fault}"))),
+            None => changed.map_err(|error| failed(what, &error)),
+        }
+    }
+
     async fn delete(&self, name: &str, mode: DeleteMode) -> Result<(), Status> {
         let trust_domain =
             self.foreign(name, "removing the bundle for the server trust domain is not allowed")?;
@@ -139,36 +178,39 @@ impl BundleService {
     fn finish(
         &self,
         record: Option<&Record>,
-        trust_domain: &str,
+        (message, input): (&types::Bundle, Option<&types::BundleMask>),
         outcome: Result<common::Bundle, Status>,
-        mask: Option<&types::BundleMask>,
+        output: Option<&types::BundleMask>,
     ) -> (Option<types::Status>, Option<types::Bundle>) {
         if let Some(record) = record {
-            let details = [("trust_domain_id", trust_domain.to_owned())];
-            self.audit.item(record, &details, outcome.as_ref().err());
+            let mut details = Details::default();
+            content::describe(&mut details, "", message, input);
+            self.audit.item(record, details, outcome.as_ref().err());
         }
-        match outcome.and_then(|bundle| content::message(&bundle, mask)) {
-            Ok(bundle) => (Some(faults::ok()), Some(bundle)),
-            Err(failure) => (Some(faults::item(&failure)), None),
-        }
+        faults::outcome(outcome.and_then(|bundle| content::message(&bundle, output)))
     }
+}
+
+fn unconverted(fault: BadContent) -> Status {
+    faults::invalid("failed to convert bundle", fault)
 }
 
 fn busy() -> Status {
     Status::aborted("the bundle is changed by others all the time; try again")
 }
 
+/// As SPIRE's log names them.
+fn mode_text(mode: DeleteMode) -> &'static str {
+    match mode {
+        DeleteMode::Restrict => "RESTRICT",
+        DeleteMode::Delete => "DELETE",
+        DeleteMode::Dissociate => "DISSOCIATE",
+    }
+}
+
 fn failed(what: &str, error: &BundleError) -> Status {
     tracing::error!(error = error as &dyn std::error::Error, "{what}");
     Status::internal(format!("{what}: {error}"))
-}
-
-fn batch_record<T>(request: &Request<T>) -> Option<Record> {
-    let record = request.extensions().get::<Record>().cloned();
-    if let Some(record) = &record {
-        record.by_handler();
-    }
-    record
 }
 
 #[tonic::async_trait]
@@ -190,17 +232,7 @@ impl wire::bundle_server::Bundle for BundleService {
         &self,
         request: Request<wire::GetBundleRequest>,
     ) -> Result<Response<types::Bundle>, Status> {
-        let bundle = match self.remembered() {
-            Some(bundle) => bundle,
-            None => {
-                let (bundle, _) = self
-                    .read(&self.trust_domain)
-                    .await?
-                    .ok_or_else(|| Status::not_found("bundle not found"))?;
-                self.remember(Some(&bundle));
-                bundle
-            }
-        };
+        let bundle = self.held(&self.trust_domain).await?;
         Ok(Response::new(content::message(&bundle, request.get_ref().output_mask.as_ref())?))
     }
 
@@ -208,6 +240,12 @@ impl wire::bundle_server::Bundle for BundleService {
         &self,
         request: Request<wire::AppendBundleRequest>,
     ) -> Result<Response<types::Bundle>, Status> {
+        if let Some(record) = request.extensions().get::<Record>() {
+            let mut details = Details::default();
+            content::describe_jwt(&mut details, "", &request.get_ref().jwt_authorities);
+            content::describe_x509(&mut details, "", &request.get_ref().x509_authorities);
+            record.extend(details);
+        }
         let request = request.into_inner();
         if request.jwt_authorities.is_empty() && request.x509_authorities.is_empty() {
             return Err(Status::invalid_argument("no authorities to append"));
@@ -216,12 +254,7 @@ impl wire::bundle_server::Bundle for BundleService {
             .map_err(|fault| faults::invalid("failed to convert JWT authority", fault))?;
         let roots = content::x509_authorities(&self.trust_domain, &request.x509_authorities)
             .map_err(|fault| faults::invalid("failed to convert X.509 authority", fault))?;
-        let changed = published::update(self.store.as_ref(), &self.trust_domain, |bundle| {
-            content::append(bundle, &roots, &keys)
-        })
-        .await;
-        self.remember(None);
-        let bundle = changed.map_err(|error| failed("failed to append bundle", &error))?;
+        let bundle = self.append(&roots, &keys, "failed to append bundle").await?;
         Ok(Response::new(content::message(&bundle, request.output_mask.as_ref())?))
     }
 
@@ -229,18 +262,21 @@ impl wire::bundle_server::Bundle for BundleService {
         &self,
         request: Request<wire::PublishJwtAuthorityRequest>,
     ) -> Result<Response<wire::PublishJwtAuthorityResponse>, Status> {
+        if let (Some(record), Some(key)) =
+            (request.extensions().get::<Record>(), &request.get_ref().jwt_authority)
+        {
+            record.add("jwt_authority_expires_at", key.expires_at);
+            record.add("jwt_authority_key_id", key.key_id.as_str());
+            record.add("jwt_authority_public_key_sha256", sha256_hex(&key.public_key));
+        }
         let key = request
             .into_inner()
             .jwt_authority
             .ok_or_else(|| Status::invalid_argument("missing JWT authority"))?;
-        let keys = content::jwt_authorities(&[key])
+        let key = [key];
+        let keys = content::jwt_authorities(&key)
             .map_err(|fault| faults::invalid("invalid JWT authority", fault))?;
-        let changed = published::update(self.store.as_ref(), &self.trust_domain, |bundle| {
-            content::append(bundle, &[], &keys)
-        })
-        .await;
-        self.remember(None);
-        let bundle = changed.map_err(|error| failed("failed to publish JWT key", &error))?;
+        let bundle = self.append(&[], &keys, "failed to publish JWT key").await?;
         let jwt_authorities = content::jwt_messages(&bundle.jwt_signing_keys);
         Ok(Response::new(wire::PublishJwtAuthorityResponse { jwt_authorities }))
     }
@@ -284,13 +320,13 @@ impl wire::bundle_server::Bundle for BundleService {
         &self,
         request: Request<wire::GetFederatedBundleRequest>,
     ) -> Result<Response<types::Bundle>, Status> {
+        note(&request, "trust_domain_id", &request.get_ref().trust_domain);
         let request = request.into_inner();
         let trust_domain = self.foreign(
             &request.trust_domain,
             "getting a federated bundle for the server's own trust domain is not allowed",
         )?;
-        let (bundle, _) =
-            self.read(&trust_domain).await?.ok_or_else(|| Status::not_found("bundle not found"))?;
+        let bundle = self.held(&trust_domain).await?;
         Ok(Response::new(content::message(&bundle, request.output_mask.as_ref())?))
     }
 
@@ -298,14 +334,16 @@ impl wire::bundle_server::Bundle for BundleService {
         &self,
         request: Request<wire::BatchCreateFederatedBundleRequest>,
     ) -> Result<Response<wire::BatchCreateFederatedBundleResponse>, Status> {
-        let record = batch_record(&request);
+        let record = record(&request);
         let request = request.into_inner();
-        let mut results = Vec::with_capacity(request.bundle.len());
+        let mut batch = Batch::of(record.as_ref(), request.bundle.len())?;
+        let mut results = Vec::new();
         for message in &request.bundle {
             let outcome = self.create(message).await;
             let (status, bundle) =
-                self.finish(record.as_ref(), &message.trust_domain, outcome, request.output_mask.as_ref());
+                self.finish(record.as_ref(), (message, None), outcome, request.output_mask.as_ref());
             results.push(wire::batch_create_federated_bundle_response::Result { status, bundle });
+            batch.step().await;
         }
         Ok(Response::new(wire::BatchCreateFederatedBundleResponse { results }))
     }
@@ -314,14 +352,17 @@ impl wire::bundle_server::Bundle for BundleService {
         &self,
         request: Request<wire::BatchUpdateFederatedBundleRequest>,
     ) -> Result<Response<wire::BatchUpdateFederatedBundleResponse>, Status> {
-        let record = batch_record(&request);
+        let record = record(&request);
         let request = request.into_inner();
-        let mut results = Vec::with_capacity(request.bundle.len());
+        let mut batch = Batch::of(record.as_ref(), request.bundle.len())?;
+        let mut results = Vec::new();
         for message in &request.bundle {
-            let outcome = self.update(message, request.input_mask.as_ref()).await;
+            let input = request.input_mask.as_ref();
+            let outcome = self.update(message, input).await;
             let (status, bundle) =
-                self.finish(record.as_ref(), &message.trust_domain, outcome, request.output_mask.as_ref());
+                self.finish(record.as_ref(), (message, input), outcome, request.output_mask.as_ref());
             results.push(wire::batch_update_federated_bundle_response::Result { status, bundle });
+            batch.step().await;
         }
         Ok(Response::new(wire::BatchUpdateFederatedBundleResponse { results }))
     }
@@ -330,14 +371,16 @@ impl wire::bundle_server::Bundle for BundleService {
         &self,
         request: Request<wire::BatchSetFederatedBundleRequest>,
     ) -> Result<Response<wire::BatchSetFederatedBundleResponse>, Status> {
-        let record = batch_record(&request);
+        let record = record(&request);
         let request = request.into_inner();
-        let mut results = Vec::with_capacity(request.bundle.len());
+        let mut batch = Batch::of(record.as_ref(), request.bundle.len())?;
+        let mut results = Vec::new();
         for message in &request.bundle {
             let outcome = self.set(message).await;
             let (status, bundle) =
-                self.finish(record.as_ref(), &message.trust_domain, outcome, request.output_mask.as_ref());
+                self.finish(record.as_ref(), (message, None), outcome, request.output_mask.as_ref());
             results.push(wire::batch_set_federated_bundle_response::Result { status, bundle });
+            batch.step().await;
         }
         Ok(Response::new(wire::BatchSetFederatedBundleResponse { results }))
     }
@@ -347,7 +390,7 @@ impl wire::bundle_server::Bundle for BundleService {
         request: Request<wire::BatchDeleteFederatedBundleRequest>,
     ) -> Result<Response<wire::BatchDeleteFederatedBundleResponse>, Status> {
         use wire::batch_delete_federated_bundle_request::Mode;
-        let record = batch_record(&request);
+        let record = record(&request);
         let request = request.into_inner();
         let mode = match Mode::try_from(request.mode) {
             Ok(Mode::Restrict) => DeleteMode::Restrict,
@@ -360,16 +403,19 @@ impl wire::bundle_server::Bundle for BundleService {
                 )));
             }
         };
-        let mut results = Vec::with_capacity(request.trust_domains.len());
+        let mut batch = Batch::of(record.as_ref(), request.trust_domains.len())?;
+        let mut results = Vec::new();
         for trust_domain in request.trust_domains {
             let outcome = self.delete(&trust_domain, mode).await;
             if let Some(record) = &record {
-                let details = [("trust_domain_id", trust_domain.clone()), ("mode", format!("{mode:?}"))];
+                let details =
+                    [("trust_domain_id", trust_domain.clone()), ("mode", mode_text(mode).to_owned())];
                 self.audit.item(record, &details, outcome.as_ref().err());
             }
             let status = outcome.as_ref().err().map_or_else(faults::ok, faults::item);
             let status = Some(status);
             results.push(wire::batch_delete_federated_bundle_response::Result { status, trust_domain });
+            batch.step().await;
         }
         Ok(Response::new(wire::BatchDeleteFederatedBundleResponse { results }))
     }

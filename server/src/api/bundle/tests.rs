@@ -1,13 +1,5 @@
 //! The Bundle service.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "tests fail loudly"
-)]
-
 use tonic::Code;
 use wire::bundle_server::Bundle as _;
 
@@ -128,6 +120,52 @@ async fn a_downstream_server_publishes_its_key_and_gets_them_all() {
 }
 
 #[tokio::test]
+async fn a_key_id_belongs_to_one_key() {
+    let site = Site::new().await;
+    let service = site.bundle_service();
+    let publish = async |key| {
+        let request = wire::PublishJwtAuthorityRequest { jwt_authority: Some(key) };
+        service.publish_jwt_authority(Request::new(request)).await.map(Response::into_inner)
+    };
+    let one = key("one");
+    publish(one.clone()).await.unwrap();
+    let refused = publish(key("one")).await.unwrap_err();
+    assert_eq!(
+        (refused.code(), refused.message()),
+        (
+            Code::AlreadyExists,
+            "failed to publish JWT key: the bundle has another JWT authority with the key ID \"one\""
+        )
+    );
+    // Of a list with a key that is refused nothing is kept.
+    let append = wire::AppendBundleRequest {
+        jwt_authorities: vec![key("two"), key("one")],
+        x509_authorities: vec![authority()],
+        ..wire::AppendBundleRequest::default()
+    };
+    assert_eq!(service.append_bundle(Request::new(append)).await.unwrap_err().code(), Code::AlreadyExists);
+    let now = get(&service).await.unwrap();
+    assert_eq!(
+        (now.jwt_authorities, now.x509_authorities.len(), now.sequence_number),
+        (vec![one.clone()], 0, 1)
+    );
+    // The same key with another end lives until the later one.
+    let sooner = types::JwtKey { expires_at: 8_000_000_000, ..one.clone() };
+    assert_eq!(publish(sooner).await.unwrap().jwt_authorities, std::slice::from_ref(&one));
+    let later = types::JwtKey { expires_at: 9_500_000_000, ..one };
+    assert_eq!(publish(later.clone()).await.unwrap().jwt_authorities, std::slice::from_ref(&later));
+    // What is tainted stays so.
+    published::update(&*site.store, &own(), |bundle| {
+        bundle.jwt_signing_keys[0].tainted_key = true;
+        true
+    })
+    .await
+    .unwrap();
+    let answer = publish(later.clone()).await.unwrap();
+    assert_eq!(answer.jwt_authorities, [types::JwtKey { tainted: true, ..later }]);
+}
+
+#[tokio::test]
 async fn federated_bundles_are_created_set_updated_listed_and_deleted() {
     let site = Site::new().await;
     let service = site.bundle_service();
@@ -229,4 +267,50 @@ async fn deletion_has_three_modes() {
         delete("example.org", Mode::Delete.into()).await.unwrap(),
         (Code::InvalidArgument, "removing the bundle for the server trust domain is not allowed".into())
     );
+}
+
+#[tokio::test]
+async fn bundles_are_recorded_under_spires_names() {
+    let site = Site::new().await;
+    let service = site.bundle_service();
+    fn recorded<T>(message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.extensions_mut().insert(Record::new("/spire.api.server.bundle.v1.Bundle/X"));
+        request
+    }
+    let mut bundle = foreign("a.test");
+    bundle.jwt_authorities = vec![key("k0"), key("k1")];
+    let set = wire::BatchSetFederatedBundleRequest { bundle: vec![bundle.clone()], output_mask: None };
+    service.batch_set_federated_bundle(recorded(set)).await.unwrap();
+    let line = site.audit_lines().remove(0);
+    let expected: [(&str, serde_json::Value); 6] = [
+        ("trust_domain_id", "a.test".into()),
+        ("refresh_hint", 60.into()),
+        ("sequence_number", 7.into()),
+        ("jwt_authority_key_id.1", "k1".into()),
+        ("jwt_authority_expires_at.0", 9_000_000_000_i64.into()),
+        ("x509_authorities_asn1_sha256.0", sha256_hex(&bundle.x509_authorities[0].asn1).into()),
+    ];
+    for (name, value) in expected {
+        assert_eq!(line[name], value, "{name}");
+    }
+    let input_mask = Some(types::BundleMask { refresh_hint: true, ..Default::default() });
+    let update =
+        wire::BatchUpdateFederatedBundleRequest { bundle: vec![bundle], input_mask, output_mask: None };
+    service.batch_update_federated_bundle(recorded(update)).await.unwrap();
+    let line = site.audit_lines().remove(0);
+    assert_eq!((&line["refresh_hint"], line.get("sequence_number")), (&60.into(), None));
+
+    let delete =
+        |mode| wire::BatchDeleteFederatedBundleRequest { trust_domains: vec!["a.test".into()], mode };
+    service.batch_delete_federated_bundle(recorded(delete(2))).await.unwrap();
+    let line = site.audit_lines().remove(0);
+    assert_eq!((&line["mode"], &line["trust_domain_id"]), (&"DISSOCIATE".into(), &"a.test".into()));
+    // A call that is refused as a whole is left to the line of the call.
+    let bad = recorded(delete(9));
+    let record = bad.extensions().get::<Record>().unwrap().clone();
+    let refused = service.batch_delete_federated_bundle(bad).await.unwrap_err();
+    assert_eq!(refused.message(), "failed to parse deletion mode: unhandled delete mode \"9\"");
+    site.audit().refused(&record, &refused);
+    assert_eq!(site.audit_lines()[0]["status_code"], 3);
 }

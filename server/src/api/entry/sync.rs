@@ -11,13 +11,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use crate::api::convert;
-use crate::datastore::Entry;
+use crate::entries::{Held, Sorted};
 
 type Answer = Result<wire::SyncAuthorizedEntriesResponse, Status>;
 
 /// Answers one synchronisation. `entries` are sorted by id and stay the same until the stream ends, whatever
 /// changes meanwhile. The stream ends when the agent closes its side.
-pub(super) fn answer<S>(entries: Vec<Arc<Entry>>, page: usize, requests: S) -> BoxStream<'static, Answer>
+pub(super) fn answer<S>(entries: Sorted, page: usize, requests: S) -> BoxStream<'static, Answer>
 where
     S: Stream<Item = Result<wire::SyncAuthorizedEntriesRequest, Status>> + Send + Unpin + 'static,
 {
@@ -35,7 +35,7 @@ where
 
 /// Ends with `Err(None)` when the agent has gone away.
 async fn converse<S>(
-    entries: &[Arc<Entry>],
+    entries: &[Arc<Held>],
     page: usize,
     mut requests: S,
     sender: &mpsc::Sender<Answer>,
@@ -63,9 +63,9 @@ where
         let entry_revisions = part
             .iter()
             .map(|entry| wire::EntryRevision {
-                id: entry.id.clone(),
-                revision_number: entry.revision_number,
-                created_at: entry.created_at,
+                id: entry.id().to_owned(),
+                revision_number: entry.revision(),
+                created_at: entry.created_at(),
             })
             .collect();
         let more = pages.peek().is_some();
@@ -84,7 +84,7 @@ where
         ids.dedup();
         let found: Vec<_> = ids
             .iter()
-            .filter_map(|id| entries.binary_search_by(|entry| entry.id.as_str().cmp(id)).ok())
+            .filter_map(|id| entries.binary_search_by(|entry| entry.id().cmp(id)).ok())
             .filter_map(|at| entries.get(at))
             .collect();
         let mut pages = found.chunks(page).peekable();
@@ -99,13 +99,13 @@ where
 }
 
 fn full<'a>(
-    entries: impl Iterator<Item = &'a Arc<Entry>>,
+    entries: impl Iterator<Item = &'a Arc<Held>>,
     mask: Option<&EntryMask>,
     more: bool,
 ) -> wire::SyncAuthorizedEntriesResponse {
     wire::SyncAuthorizedEntriesResponse {
         entry_revisions: Vec::new(),
-        entries: entries.map(|entry| convert::entry_message(entry, mask)).collect(),
+        entries: entries.map(|entry| convert::masked_entry(entry.message(), mask)).collect(),
         more,
     }
 }

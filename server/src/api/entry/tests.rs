@@ -1,19 +1,12 @@
 //! The Entry service: codes, texts, masks, synchronisation.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "tests fail loudly"
-)]
-
 use futures_util::{StreamExt, stream};
 use tonic::Code;
 use wire::entry_server::Entry as _;
 
 use super::*;
 use crate::api::testing::{NOW, Site, from_agent, wire_entry, wire_id, wire_selectors};
+use crate::entries::{Held, Sorted};
 
 const A: &str = "/spire/agent/tpm_quote/a";
 
@@ -102,7 +95,7 @@ async fn every_rule_has_spires_code_and_text() {
         (
             types::Entry { spiffe_id: wire_id(""), ..base() },
             Code::InvalidArgument,
-            "failed to convert entry: invalid spiffe ID: \"spiffe://example.org\" is not a member of trust domain \"example.org\"; path is empty",
+            "failed to convert entry: invalid spiffe ID: \"spiffe://example.org\" is not a workload in trust domain \"example.org\"; path is empty",
         ),
         (
             types::Entry { spiffe_id: wire_id("no-slash"), ..base() },
@@ -286,15 +279,16 @@ async fn an_agent_sees_its_own_entries_and_new_ones_at_once() {
     assert_eq!(service.get_authorized_entries(nobody).await.unwrap_err().code(), Code::Internal);
 }
 
-fn stored(n: usize) -> Vec<Arc<Entry>> {
+fn stored(n: usize) -> Sorted {
     let own = TrustDomain::new("example.org").unwrap();
-    (0..n)
+    let held = (0..n)
         .map(|n| {
             let message =
                 types::Entry { id: format!("e{n:06}"), ..wire_entry(&format!("/w{n}"), A, &["unix:uid:1"]) };
-            Arc::new(convert::entry(&own, &message, &EntryMask::ALL, 77).unwrap())
+            Arc::new(Held::of(&convert::entry(&own, &message, &EntryMask::ALL, 77).unwrap()))
         })
-        .collect()
+        .collect();
+    Arc::new(held)
 }
 
 fn ask(ids: &[&str]) -> Result<wire::SyncAuthorizedEntriesRequest, Status> {
@@ -445,5 +439,144 @@ mod properties {
                 let _judged = convert::entry(&own, &message, &EntryMask::ALL, 0).is_ok();
             }
         }
+    }
+}
+
+fn recorded<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.extensions_mut().insert(Record::new("/spire.api.server.entry.v1.Entry/X"));
+    request
+}
+
+/// A caller who goes away in the middle of a batch leaves no entry without its audit line.
+#[tokio::test]
+async fn what_was_made_is_recorded_though_nobody_listens() {
+    let site = Site::new().await;
+    let service = site.entry_service();
+    let entries: Vec<_> = (0..40).map(|n| wire_entry(&format!("/e{n}"), "/p", &["unix:uid:1"])).collect();
+    let request = recorded(wire::BatchCreateEntryRequest { entries, output_mask: None });
+    {
+        let mut call = std::pin::pin!(service.batch_create_entry(request));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(std::future::Future::poll(call.as_mut(), &mut context).is_pending());
+    }
+    let mut lines = Vec::new();
+    let all = async {
+        while lines.len() < 40 {
+            lines.extend(site.audit_lines());
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), all).await.unwrap();
+    let made: Vec<_> = lines.iter().map(|line| line["spiffe_id"].as_str().unwrap()).collect();
+    let expected: Vec<_> = (0..40).map(|n| format!("spiffe://example.org/e{n}")).collect();
+    assert_eq!(made, expected, "in order");
+    let all = EntryFilter::default();
+    let count = crate::datastore::Entries::count_entries(site.store.as_ref(), &all).await;
+    assert_eq!(count.unwrap(), 40);
+}
+
+#[tokio::test]
+async fn an_entry_is_recorded_under_spires_names() {
+    let site = Site::new().await;
+    let service = site.entry_service();
+    let entry = types::Entry {
+        id: "e1".into(),
+        hint: "h".into(),
+        ..wire_entry("/a", "/p", &["unix:uid:1", "unix:gid:2"])
+    };
+    let create = wire::BatchCreateEntryRequest {
+        entries: vec![entry.clone(), types::Entry::default()],
+        output_mask: Some(types::EntryMask::default()),
+    };
+    service.batch_create_entry(recorded(create)).await.unwrap();
+    let lines = site.audit_lines();
+    let expected = [
+        ("entry_id", "e1".into()),
+        ("spiffe_id", "spiffe://example.org/a".into()),
+        ("parent_id", "spiffe://example.org/p".into()),
+        ("selectors", "unix:uid:1,unix:gid:2".into()),
+        ("x509_svid_ttl", 0.into()),
+        ("jwt_svid_ttl", 0.into()),
+        ("admin", false.into()),
+        ("downstream", false.into()),
+        ("expires_at", 0.into()),
+        ("revision_number", 0.into()),
+        ("store_svid", false.into()),
+        ("hint", "h".into()),
+        ("created_at", 0.into()),
+        ("status", "success".into()),
+    ];
+    for (name, value) in expected {
+        let value: serde_json::Value = value;
+        assert_eq!(lines[0][name], value, "{name}");
+    }
+    assert_eq!((&lines[1]["status_code"], lines[1].get("spiffe_id")), (&3.into(), None));
+
+    let input_mask = Some(types::EntryMask { hint: true, ..Default::default() });
+    let update = wire::BatchUpdateEntryRequest { entries: vec![entry], input_mask, output_mask: None };
+    service.batch_update_entry(recorded(update)).await.unwrap();
+    let line = site.audit_lines().remove(0);
+    assert_eq!((&line["entry_id"], &line["hint"], line.get("admin")), (&"e1".into(), &"h".into(), None));
+
+    let ids = vec!["e1".to_owned(), "gone".to_owned()];
+    service.batch_delete_entry(recorded(wire::BatchDeleteEntryRequest { ids })).await.unwrap();
+    let lines = site.audit_lines();
+    let codes: Vec<_> = lines
+        .iter()
+        .map(|line| (line["entry_id"].as_str().unwrap(), line["status"].as_str().unwrap()))
+        .collect();
+    assert_eq!(codes, [("e1", "success"), ("gone", "error")]);
+}
+
+#[tokio::test]
+async fn of_two_bad_filters_the_parent_is_named_as_by_spire() {
+    let site = Site::new().await;
+    let elsewhere = Some(types::Spiffeid { trust_domain: "other.test".into(), path: "/x".into() });
+    let filter = wire::list_entries_request::Filter {
+        by_spiffe_id: elsewhere.clone(),
+        by_parent_id: elsewhere,
+        ..Default::default()
+    };
+    let request = wire::ListEntriesRequest { filter: Some(filter), ..Default::default() };
+    let refused = site.entry_service().list_entries(Request::new(request)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().starts_with("malformed parent ID filter: "), "{refused}");
+}
+
+#[tokio::test]
+async fn a_batch_of_100_000_is_answered_in_order_and_a_larger_one_refused_whole() {
+    let site = Site::new().await;
+    let service = site.entry_service();
+    let ids = |count: usize| wire::BatchDeleteEntryRequest { ids: vec![String::new(); count] };
+    let mut request = ids(100_000);
+    request.ids[99_999] = "last".into();
+    let results = service.batch_delete_entry(Request::new(request)).await.unwrap().into_inner().results;
+    assert_eq!(results.len(), 100_000);
+    let code = |at: usize| results[at].status.as_ref().unwrap().code;
+    assert_eq!((code(0), code(99_999)), (Code::InvalidArgument.into(), Code::NotFound.into()));
+    assert_eq!(results[99_999].id, "last");
+    let refused = service.batch_delete_entry(Request::new(ids(100_001))).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    let none = service.batch_delete_entry(Request::new(ids(0))).await.unwrap().into_inner();
+    assert!(none.results.is_empty());
+    let none = wire::BatchCreateEntryRequest { entries: vec![], output_mask: None };
+    assert!(service.batch_create_entry(Request::new(none)).await.unwrap().into_inner().results.is_empty());
+    let none = wire::BatchUpdateEntryRequest { entries: vec![], ..Default::default() };
+    assert!(service.batch_update_entry(Request::new(none)).await.unwrap().into_inner().results.is_empty());
+}
+
+#[tokio::test]
+async fn not_asking_for_downstream_entries_leaves_none_out() {
+    let site = Site::new().await;
+    let service = site.entry_service();
+    let downstream = types::Entry { downstream: true, ..wire_entry("/d", "/p", &["a:b"]) };
+    let entries = vec![wire_entry("/w", "/p", &["a:b"]), downstream];
+    let request = wire::BatchCreateEntryRequest { entries, output_mask: None };
+    service.batch_create_entry(Request::new(request)).await.unwrap();
+    for (by_downstream, expected) in [(None, 2), (Some(false), 2), (Some(true), 1)] {
+        let filter = wire::count_entries_request::Filter { by_downstream, ..Default::default() };
+        let request = Request::new(wire::CountEntriesRequest { filter: Some(filter) });
+        assert_eq!(service.count_entries(request).await.unwrap().into_inner().count, expected);
     }
 }

@@ -1,127 +1,99 @@
-//! `spire.api.server.svid.v1.SVID`: X.509-SVIDs for workloads.
+//! `spire.api.server.svid.v1.SVID`: SVIDs for workloads, and CAs for downstream servers.
 
+mod downstream;
+mod jwt;
 mod names;
+#[cfg(test)]
+mod tests;
+mod wit;
+mod x509;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{StreamExt, stream};
 use hardroot_api::spire::api::server::svid::v1::svid_server::Svid;
 use hardroot_api::spire::api::server::svid::v1::{
     BatchNewWitsvidRequest, BatchNewWitsvidResponse, BatchNewX509svidRequest, BatchNewX509svidResponse,
     MintJwtsvidRequest, MintJwtsvidResponse, MintWitsvidRequest, MintWitsvidResponse, MintX509svidRequest,
     MintX509svidResponse, NewDownstreamX509caRequest, NewDownstreamX509caResponse, NewJwtsvidRequest,
-    NewJwtsvidResponse, NewX509svidParams, batch_new_x509svid_response,
+    NewJwtsvidResponse,
 };
-use hardroot_api::spire::api::types::{self, X509svid};
-use hardroot_identity::{Csr, SpiffeId, Template, TrustDomain};
-use tonic::{Code, Request, Response, Status};
+use hardroot_identity::{Csr, SpiffeId, TrustDomain};
+use tonic::{Request, Response, Status};
 use tracing::error;
 
-use crate::api::spiffe_id;
+use super::patience;
 use crate::attest::chain;
-use crate::audit::{Audit, Record, sha256_hex};
+use crate::audit::{Audit, Details, Record};
 use crate::authority::slots::unix_seconds;
-use crate::authority::{IssueError, Issued, Signer};
+use crate::authority::{Issued, Signer};
 use crate::authz::{Caller, Turns};
-use crate::datastore::Entry;
+use crate::datastore::Datastore;
 use crate::entries::AuthorizedEntries;
 
-/// Certificates of one batch that are signed at the same time.
-const PARALLEL: usize = 16;
+/// What the service issues.
+#[derive(Debug, Clone)]
+pub struct SvidConfig {
+    /// The server's trust domain.
+    pub trust_domain: TrustDomain,
+    /// Lifetime of X509-SVIDs for entries and requests that name none.
+    pub default_x509_svid_ttl: Duration,
+    /// The same for JWT-SVIDs; `None` when those are disabled.
+    pub default_jwt_svid_ttl: Option<Duration>,
+}
 
 /// The service.
 pub struct SvidService {
-    trust_domain: TrustDomain,
-    default_ttl: Duration,
+    config: SvidConfig,
+    store: Arc<dyn Datastore>,
     entries: Arc<AuthorizedEntries>,
     signer: Arc<Signer>,
     audit: Audit,
 }
 
 impl SvidService {
-    /// The service; `default_ttl` is for entries and requests that name no lifetime.
+    /// The service.
     #[must_use]
     pub fn new(
-        trust_domain: TrustDomain,
-        default_ttl: Duration,
+        config: SvidConfig,
+        store: Arc<dyn Datastore>,
         entries: Arc<AuthorizedEntries>,
         signer: Arc<Signer>,
         audit: Audit,
     ) -> Self {
-        Self { trust_domain, default_ttl, entries, signer, audit }
+        Self { config, store, entries, signer, audit }
     }
 
-    fn ttl(&self, seconds: i32) -> Duration {
-        match u64::try_from(seconds) {
-            Ok(seconds) if seconds > 0 => Duration::from_secs(seconds),
-            _ => self.default_ttl,
-        }
+    /// The calling agent, once the entries in memory are known to be current.
+    async fn agent(&self, caller: Option<&Caller>) -> Result<SpiffeId, Status> {
+        let Some(Caller::Agent { id, .. }) = caller else {
+            return Err(Status::internal("caller ID missing from request context"));
+        };
+        self.entries.current().await.map_err(|cause| {
+            error!(error = %chain(&cause), "the caller's entries could not be read");
+            Status::unavailable("failed to fetch registration entries")
+        })?;
+        Ok(id.clone())
     }
 
-    /// One item of a batch: everything but the public key comes from the entry.
-    async fn new_svid(
+    /// What every batch of an agent begins with: its items, once there are turns for them, and who asks. From here on
+    /// the handler writes the call's audit lines.
+    async fn batch<M, P>(
         &self,
-        agent: &SpiffeId,
-        params: &NewX509svidParams,
-    ) -> Result<(Arc<Entry>, Issued), Status> {
-        if params.entry_id.is_empty() {
-            return Err(Status::invalid_argument("missing entry ID"));
+        request: Request<M>,
+        params: impl FnOnce(M) -> Vec<P>,
+    ) -> Result<(SpiffeId, Record, Vec<P>), Status> {
+        let caller = request.extensions().get::<Caller>().cloned();
+        let turns = request.extensions().get::<Turns>().cloned();
+        let record = record_of(&request);
+        let params = params(request.into_inner());
+        if params.is_empty() {
+            return Err(Status::invalid_argument("missing parameters"));
         }
-        if params.csr.is_empty() {
-            return Err(Status::invalid_argument("missing CSR"));
-        }
-        let entry = self
-            .entries
-            .find(agent, &params.entry_id)
-            .ok_or_else(|| Status::not_found("entry not found or not authorized"))?;
-        let csr = Csr::parse(&params.csr)
-            .map_err(|error| Status::invalid_argument(format!("malformed CSR: {error}")))?;
-        if !csr.signature_valid {
-            return Err(Status::invalid_argument("invalid CSR signature"));
-        }
-        let issued = self
-            .signer
-            .sign_x509(
-                Template::Workload { dns_names: &entry.dns_names },
-                &entry.spiffe_id,
-                &csr.spki_der,
-                self.ttl(entry.x509_svid_ttl),
-            )
-            .await
-            .map_err(not_issued)?;
-        Ok((entry, issued))
-    }
-
-    async fn item(
-        &self,
-        agent: &SpiffeId,
-        params: NewX509svidParams,
-        record: &Record,
-    ) -> batch_new_x509svid_response::Result {
-        let outcome = self.new_svid(agent, &params).await;
-        let mut facts = vec![("entry_id", params.entry_id.clone()), ("csr", sha256_hex(&params.csr))];
-        match outcome {
-            Ok((entry, issued)) => {
-                facts.push(("spiffe_id", entry.spiffe_id.to_string()));
-                facts.extend(of_certificate(&issued));
-                self.audit.item(record, &facts, None);
-                batch_new_x509svid_response::Result {
-                    status: Some(types::Status { code: Code::Ok.into(), message: "OK".to_owned() }),
-                    svid: Some(x509_svid(&entry.spiffe_id, issued)),
-                }
-            }
-            Err(status) => {
-                self.audit.item(record, &facts, Some(&status));
-                batch_new_x509svid_response::Result {
-                    status: Some(types::Status {
-                        code: status.code().into(),
-                        message: status.message().to_owned(),
-                    }),
-                    svid: None,
-                }
-            }
-        }
+        take(turns, params.len(), "certificate signing rate limiting").await?;
+        let agent = self.agent(caller.as_ref()).await?;
+        record.by_handler();
+        Ok((agent, record, params))
     }
 }
 
@@ -132,85 +104,50 @@ impl Svid for SvidService {
         request: Request<MintX509svidRequest>,
     ) -> Result<Response<MintX509svidResponse>, Status> {
         let record = record_of(&request);
-        let request = request.into_inner();
-        record.add_csr(&request.csr);
-        let (id, csr) = names::of_mint_csr(&self.trust_domain, &request.csr)?;
-        record.add("spiffe_id", id.to_string());
-        let template =
-            Template::WorkloadWithSubject { subject_der: &csr.subject_der, dns_names: &csr.dns_names };
-        let issued = self
-            .signer
-            .sign_x509(template, &id, &csr.spki_der, self.ttl(request.ttl))
-            .await
-            .map_err(not_issued)?;
-        for (name, value) in of_certificate(&issued) {
-            record.add(name, value);
-        }
-        Ok(Response::new(MintX509svidResponse { svid: Some(x509_svid(&id, issued)) }))
+        self.mint_x509(&record, request.into_inner()).await.map(Response::new)
     }
 
     async fn batch_new_x509svid(
         &self,
         request: Request<BatchNewX509svidRequest>,
     ) -> Result<Response<BatchNewX509svidResponse>, Status> {
-        let Some(Caller::Agent { id: agent, .. }) = request.extensions().get::<Caller>().cloned() else {
-            return Err(Status::internal("caller ID missing from request context"));
-        };
-        let turns = request.extensions().get::<Turns>().cloned();
-        let record = record_of(&request);
-        let params = request.into_inner().params;
-        if params.is_empty() {
-            return Err(Status::invalid_argument("missing parameters"));
-        }
-        if let Some(turns) = turns {
-            turns.take(params.len()).await?;
-        }
-        self.entries.current().await.map_err(|cause| {
-            error!(error = %chain(&cause), "the caller's entries could not be read");
-            Status::unavailable("failed to fetch registration entries")
-        })?;
-        record.by_handler();
-        let results = stream::iter(params)
-            .map(|params| self.item(&agent, params, &record))
-            .buffered(PARALLEL)
-            .collect()
-            .await;
-        Ok(Response::new(BatchNewX509svidResponse { results }))
+        self.batch_new_x509(request).await.map(Response::new)
     }
 
     async fn mint_jwtsvid(
         &self,
-        _request: Request<MintJwtsvidRequest>,
+        request: Request<MintJwtsvidRequest>,
     ) -> Result<Response<MintJwtsvidResponse>, Status> {
-        Err(Status::unimplemented("this server does not issue JWT-SVIDs"))
+        let (record, patience) = (record_of(&request), patience(&request));
+        self.mint_jwt(&record, patience, request.into_inner()).await.map(Response::new)
     }
 
     async fn new_jwtsvid(
         &self,
-        _request: Request<NewJwtsvidRequest>,
+        request: Request<NewJwtsvidRequest>,
     ) -> Result<Response<NewJwtsvidResponse>, Status> {
-        Err(Status::unimplemented("this server does not issue JWT-SVIDs"))
+        self.new_jwt(request).await.map(Response::new)
     }
 
     async fn mint_witsvid(
         &self,
         _request: Request<MintWitsvidRequest>,
     ) -> Result<Response<MintWitsvidResponse>, Status> {
-        Err(Status::unimplemented("this server does not issue WIT-SVIDs"))
+        Err(Status::unimplemented("WIT functionality is disabled"))
     }
 
     async fn batch_new_witsvid(
         &self,
-        _request: Request<BatchNewWitsvidRequest>,
+        request: Request<BatchNewWitsvidRequest>,
     ) -> Result<Response<BatchNewWitsvidResponse>, Status> {
-        Err(Status::unimplemented("this server does not issue WIT-SVIDs"))
+        self.batch_new_wit(request).await.map(Response::new)
     }
 
     async fn new_downstream_x509ca(
         &self,
-        _request: Request<NewDownstreamX509caRequest>,
+        request: Request<NewDownstreamX509caRequest>,
     ) -> Result<Response<NewDownstreamX509caResponse>, Status> {
-        Err(Status::unimplemented("this server does not issue intermediate CAs"))
+        self.new_downstream(request).await.map(Response::new)
     }
 }
 
@@ -218,29 +155,33 @@ fn record_of<T>(request: &Request<T>) -> Record {
     request.extensions().get::<Record>().cloned().unwrap_or_else(|| Record::new("SVID"))
 }
 
-fn of_certificate(issued: &Issued) -> [(&'static str, String); 3] {
-    [
-        ("key_id", issued.authority_id.clone()),
-        ("serial_number", issued.serial.clone()),
-        ("expires_at", unix_seconds(issued.not_after).to_string()),
-    ]
-}
-
-fn x509_svid(id: &SpiffeId, issued: Issued) -> X509svid {
-    X509svid {
-        id: Some(spiffe_id(id)),
-        expires_at: unix_seconds(issued.not_after),
-        cert_chain: issued.chain,
-        hint: String::new(),
+/// The seconds that a message or an entry asks for, or the default.
+fn ttl(seconds: i32, default: Duration) -> Duration {
+    match u64::try_from(seconds) {
+        Ok(seconds) if seconds > 0 => Duration::from_secs(seconds),
+        _ => default,
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "it is a map_err")]
-fn not_issued(cause: IssueError) -> Status {
-    if cause.is_our_fault() {
-        error!(error = %chain(&cause), "an X509-SVID could not be issued");
-        Status::internal("failed to sign X509-SVID")
-    } else {
-        Status::invalid_argument(format!("failed to sign X509-SVID: {}", chain(&cause)))
-    }
+/// Waits for `count` signatures of the caller's limit; `what` is limited.
+async fn take(turns: Option<Turns>, count: usize, what: &str) -> Result<(), Status> {
+    let Some(turns) = turns else { return Ok(()) };
+    turns.take(count).await.map_err(|status| {
+        Status::new(status.code(), format!("rejecting request due to {what}: {}", status.message()))
+    })
+}
+
+/// A CSR whose key is taken and nothing else.
+fn key_of_csr(der: &[u8]) -> Result<Csr, Status> {
+    let csr = Csr::parse(der).map_err(|error| Status::invalid_argument(format!("malformed CSR: {error}")))?;
+    if csr.signature_valid { Ok(csr) } else { Err(Status::invalid_argument("invalid CSR signature")) }
+}
+
+/// What an audit line says of a certificate.
+fn of_certificate(issued: &Issued) -> Details {
+    let mut details = Details::default();
+    details.add("key_id", issued.authority_id.as_str());
+    details.add("serial_number", issued.serial.as_str());
+    details.add("expires_at", unix_seconds(issued.not_after));
+    details
 }

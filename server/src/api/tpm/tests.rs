@@ -1,7 +1,5 @@
 //! The Tpm service.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail loudly")]
-
 use tonic::Code;
 use wire::tpm_server::Tpm as _;
 

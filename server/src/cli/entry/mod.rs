@@ -1,8 +1,13 @@
 //! `entry create|update|show|count|delete`.
 
+mod bulk;
 mod data;
+mod feed;
 mod print;
+mod progress;
 mod select;
+mod source;
+mod tasks;
 mod write;
 
 use std::path::PathBuf;
@@ -14,12 +19,29 @@ use hardroot_runtime::cli::Output;
 use tonic::transport::Channel;
 
 use super::connection::{Connection, MAX_ANSWER};
-use super::error::item_failure;
-use super::flags::{plural, read_data};
+use super::flags::plural;
 use super::{CliError, Screen};
+use bulk::Telling;
+use feed::Feed;
 use print::entry_lines;
+use prost::Message as _;
 use select::Filter;
+use source::Listed;
+use tasks::{Creating, Deleting, Updating};
 use write::Fields;
+
+/// How many entries a file of `-data` holds, and how many ids one of `-file`: for tests of their reader.
+///
+/// # Errors
+/// It is no such file.
+#[doc(hidden)]
+pub fn count_items(path: &std::path::Path) -> [Result<usize, CliError>; 2] {
+    [
+        source::Source::open(path)
+            .and_then(|mut file| file.read::<<data::Entries as Listed>::Seen>(|_, _| true)),
+        source::Source::open(path).and_then(|mut file| file.read::<<data::Ids as Listed>::Seen>(|_, _| true)),
+    ]
+}
 
 /// Entries read in one call.
 const PAGE: i32 = 500;
@@ -52,6 +74,12 @@ pub struct Create {
     /// The entry is for nodes, not for programs: its parent is the server, its selectors are those of nodes
     #[arg(long, num_args(0..=1), require_equals(true), default_missing_value("true"))]
     node: Option<bool>,
+    /// Entries that exist already are no failures: a run that was cut off can be repeated
+    #[arg(long = "ignoreExisting", num_args(0..=1), require_equals(true), default_missing_value("true"))]
+    ignore_existing: Option<bool>,
+    /// Print failures only, neither the entries nor how far the command is
+    #[arg(long, num_args(0..=1), require_equals(true), default_missing_value("true"))]
+    quiet: Option<bool>,
     #[command(flatten)]
     connection: Connection,
     /// pretty or json
@@ -64,6 +92,9 @@ pub struct Create {
 pub struct Update {
     #[command(flatten)]
     fields: Fields,
+    /// Print failures only, neither the entries nor how far the command is
+    #[arg(long, num_args(0..=1), require_equals(true), default_missing_value("true"))]
+    quiet: Option<bool>,
     #[command(flatten)]
     connection: Connection,
     /// pretty or json
@@ -74,7 +105,7 @@ pub struct Update {
 /// `entry show`.
 #[derive(Debug, Args)]
 pub struct Show {
-    /// The entry with this id, and no other flag of this command
+    /// The entry with this id; not together with -parentID, -spiffeID or -selector
     #[arg(long = "entryID", value_name = "ID")]
     entry_id: Option<String>,
     #[command(flatten)]
@@ -107,6 +138,12 @@ pub struct Delete {
     /// A JSON file with {"ids": ["...", ...]}; - reads standard input
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
+    /// Ids that are not found are no failures: a run that was cut off can be repeated
+    #[arg(long = "ignoreMissing", num_args(0..=1), require_equals(true), default_missing_value("true"))]
+    ignore_missing: Option<bool>,
+    /// Print failures only, neither the ids nor how far the command is
+    #[arg(long, num_args(0..=1), require_equals(true), default_missing_value("true"))]
+    quiet: Option<bool>,
     #[command(flatten)]
     connection: Connection,
     /// pretty or json
@@ -130,98 +167,52 @@ async fn client(connection: &Connection) -> Result<EntryClient<Channel>, CliErro
     Ok(EntryClient::new(connection.open().await?).max_decoding_message_size(MAX_ANSWER))
 }
 
-/// One line of the outcome: what became of an entry.
-struct Written {
-    failure: Option<(&'static str, String)>,
-    entry: hardroot_api::spire::api::types::Entry,
-}
-
-fn report(screen: &mut Screen, verb: &str, written: &[Written]) -> Result<(), CliError> {
-    for done in written.iter().filter(|done| done.failure.is_none()) {
-        entry_lines(&done.entry, |line| screen.line(line));
-    }
-    for done in written {
-        if let Some((code, text)) = &done.failure {
-            screen.err_line(format!("Failed to {verb} the following entry (code: {code}, msg: {text:?}):"));
-            entry_lines(&done.entry, |line| screen.err_line(line));
-        }
-    }
-    verdict(verb, written.iter().any(|done| done.failure.is_some()))
-}
-
-fn verdict(verb: &str, failed: bool) -> Result<(), CliError> {
-    if failed { Err(CliError::Outcome(format!("failed to {verb} one or more entries"))) } else { Ok(()) }
-}
-
 impl Create {
     async fn execute(self, screen: &mut Screen) -> Result<(), CliError> {
-        let entries = self.fields.for_create(self.node.unwrap_or(false))?;
-        let request = wire::BatchCreateEntryRequest { entries: entries.clone(), output_mask: None };
-        let mut answer = client(&self.connection).await?.batch_create_entry(request).await?.into_inner();
-        for (result, asked) in answer.results.iter_mut().zip(entries) {
-            // The server gives no entry where it made none: show what was asked for.
-            if item_failure(result.status.as_ref()).is_some() {
-                result.entry = Some(asked);
-            }
-        }
-        let written: Vec<_> = answer
-            .results
-            .iter()
-            .map(|result| Written {
-                failure: item_failure(result.status.as_ref()),
-                entry: result.entry.clone().unwrap_or_default(),
-            })
-            .collect();
-        match self.output {
-            Output::Pretty => report(screen, "create", &written),
-            Output::Json => {
-                screen.message("spire.api.server.entry.v1.BatchCreateEntryResponse", &answer)?;
-                verdict("create", written.iter().any(|done| done.failure.is_some()))
-            }
-        }
+        let feed = match self.fields.data() {
+            Some(path) => Feed::file::<data::Entries>(path, |entry| entry.encoded_len()).await?,
+            None => Feed::one(self.fields.for_create(self.node.unwrap_or(false))?),
+        };
+        let telling = Telling {
+            output: self.output,
+            quiet: self.quiet.unwrap_or(false),
+            repeated_ok: self.ignore_existing.unwrap_or(false),
+        };
+        bulk::run::<Creating>(&mut client(&self.connection).await?, feed, &telling, screen).await
     }
 }
 
 impl Update {
     async fn execute(self, screen: &mut Screen) -> Result<(), CliError> {
-        let mut entries = self.fields.for_update()?;
-        let mut client = client(&self.connection).await?;
-        self.fields.keep_other_attributes(&mut client, &mut entries).await?;
-        let request =
-            wire::BatchUpdateEntryRequest { entries: entries.clone(), input_mask: None, output_mask: None };
-        let mut answer = client.batch_update_entry(request).await?.into_inner();
-        for (result, asked) in answer.results.iter_mut().zip(entries) {
-            if item_failure(result.status.as_ref()).is_some() {
-                result.entry = Some(asked);
+        let (mut client, feed);
+        match self.fields.data() {
+            Some(path) => {
+                feed = Feed::file::<data::Entries>(path, |entry| entry.encoded_len()).await?;
+                client = self::client(&self.connection).await?;
+            }
+            None => {
+                let mut entry = self.fields.for_update()?;
+                client = self::client(&self.connection).await?;
+                self.fields.keep_other_attributes(&mut client, &mut entry).await?;
+                feed = Feed::one(entry);
             }
         }
-        let written: Vec<_> = answer
-            .results
-            .iter()
-            .map(|result| Written {
-                failure: item_failure(result.status.as_ref()),
-                entry: result.entry.clone().unwrap_or_default(),
-            })
-            .collect();
-        match self.output {
-            Output::Pretty => report(screen, "update", &written),
-            Output::Json => {
-                screen.message("spire.api.server.entry.v1.BatchUpdateEntryResponse", &answer)?;
-                verdict("update", written.iter().any(|done| done.failure.is_some()))
-            }
-        }
+        let quiet = self.quiet.unwrap_or(false);
+        let telling = Telling { output: self.output, quiet, repeated_ok: false };
+        bulk::run::<Updating>(&mut client, feed, &telling, screen).await
     }
 }
 
 impl Show {
     async fn execute(self, screen: &mut Screen) -> Result<(), CliError> {
-        if self.entry_id.is_some() && self.filter.is_given() {
+        let entry_id = self.entry_id.filter(|id| !id.is_empty());
+        if entry_id.is_some() && self.filter.contradicts_id() {
             return Err(CliError::usage("the -entryID flag can't be combined with others"));
         }
         let filter = self.filter.for_list()?;
         let mut client = client(&self.connection).await?;
         let mut shown = wire::ListEntriesResponse::default();
-        match self.entry_id {
+        match entry_id {
             Some(id) => {
                 let request = wire::GetEntryRequest { id: id.clone(), output_mask: None };
                 let context = format!("error fetching entry ID {id}: ");
@@ -279,41 +270,16 @@ impl Count {
 
 impl Delete {
     async fn execute(self, screen: &mut Screen) -> Result<(), CliError> {
-        let ids = match (&self.file, self.entry_id) {
-            (Some(file), _) => data::ids(&read_data(file)?, &file.display().to_string())?,
-            (None, Some(id)) if !id.is_empty() => vec![id],
+        let feed = match (&self.file, self.entry_id) {
+            (Some(file), _) => Feed::file::<data::Ids>(file, String::len).await?,
+            (None, Some(id)) if !id.is_empty() => Feed::one(id),
             _ => return Err(CliError::usage("an entry ID is required")),
         };
-        let request = wire::BatchDeleteEntryRequest { ids };
-        let answer = client(&self.connection).await?.batch_delete_entry(request).await?.into_inner();
-        let failures: Vec<_> = answer
-            .results
-            .iter()
-            .filter_map(|result| item_failure(result.status.as_ref()).map(|failure| (&result.id, failure)))
-            .collect();
-        let done = answer.results.len().saturating_sub(failures.len());
-        let verdict = verdict("delete", !failures.is_empty());
-        if self.output == Output::Json {
-            screen.message("spire.api.server.entry.v1.BatchDeleteEntryResponse", &answer)?;
-            return verdict;
-        }
-        for result in &answer.results {
-            if item_failure(result.status.as_ref()).is_none() {
-                screen.line(format!("Deleted entry with ID: {}", result.id));
-            }
-        }
-        if done > 0 {
-            screen.text("\n\n");
-        }
-        for (id, (code, text)) in &failures {
-            screen.err_line(format!("Failed to delete entry with ID {id} (code: {code}, msg: {text:?})"));
-        }
-        match failures.len() {
-            0 => screen.line(format!("Deleted {done} entries successfully")),
-            failed if done == 0 => screen.line(format!("Failed to delete {failed} entries")),
-            failed => screen
-                .line(format!("Deleted {done} entries successfully, but failed to delete {failed} entries")),
-        }
-        verdict
+        let telling = Telling {
+            output: self.output,
+            quiet: self.quiet.unwrap_or(false),
+            repeated_ok: self.ignore_missing.unwrap_or(false),
+        };
+        bulk::run::<Deleting>(&mut client(&self.connection).await?, feed, &telling, screen).await
     }
 }

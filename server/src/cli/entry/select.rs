@@ -16,7 +16,7 @@ pub(super) struct Filter {
     /// Entries that give this identity
     #[arg(long = "spiffeID", value_name = "ID")]
     spiffe_id: Option<String>,
-    /// Entries of downstream servers; -downstream=false for all others
+    /// Entries of downstream servers only
     #[arg(long, num_args(0..=1), require_equals(true), default_missing_value("true"))]
     downstream: Option<bool>,
     /// Entries with this selector (type:value); may be repeated
@@ -44,14 +44,10 @@ struct Parts {
 }
 
 impl Filter {
-    /// Whether anything is filtered.
-    pub(super) fn is_given(&self) -> bool {
-        self.parent_id.is_some()
-            || self.spiffe_id.is_some()
-            || !self.selectors.is_empty()
-            || !self.federates_with.is_empty()
-            || self.downstream.is_some()
-            || self.hint.is_some()
+    /// Whether one of the filters is given that SPIRE does not take beside `-entryID`.
+    pub(super) fn contradicts_id(&self) -> bool {
+        let given = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
+        given(&self.parent_id) || given(&self.spiffe_id) || !self.selectors.is_empty()
     }
 
     fn parts(&self) -> Result<Parts, CliError> {

@@ -1,6 +1,6 @@
 //! The fields of an entry as flags of `create` and `update`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use hardroot_api::spire::api::server::entry::v1::GetEntryRequest;
@@ -8,9 +8,8 @@ use hardroot_api::spire::api::server::entry::v1::entry_client::EntryClient;
 use hardroot_api::spire::api::types;
 use tonic::transport::Channel;
 
-use super::data;
 use crate::cli::CliError;
-use crate::cli::flags::{id_message, read_data, selectors};
+use crate::cli::flags::{id_message, selectors};
 
 /// The fields of one entry, or a file with many.
 #[derive(Debug, Args)]
@@ -71,11 +70,13 @@ pub(super) struct Fields {
 }
 
 impl Fields {
-    /// The entries to create.
-    pub(super) fn for_create(&self, node: bool) -> Result<Vec<types::Entry>, CliError> {
-        if let Some(path) = &self.data {
-            return data::entries(&read_data(path)?, &path.display().to_string());
-        }
+    /// The file with entries, which goes before all other flags.
+    pub(super) fn data(&self) -> Option<&Path> {
+        self.data.as_deref().filter(|path| !path.as_os_str().is_empty())
+    }
+
+    /// The entry to create.
+    pub(super) fn for_create(&self, node: bool) -> Result<types::Entry, CliError> {
         self.check_selectors()?;
         if node && !self.federates_with.is_empty() {
             return Err(CliError::usage("node entries can not federate"));
@@ -90,14 +91,11 @@ impl Fields {
         } else {
             id_message(self.parent_id.as_deref().unwrap_or_default())?
         };
-        Ok(vec![self.entry(spiffe_id, parent_id)?])
+        self.entry(spiffe_id, parent_id)
     }
 
-    /// The entries to update.
-    pub(super) fn for_update(&self) -> Result<Vec<types::Entry>, CliError> {
-        if let Some(path) = &self.data {
-            return data::entries(&read_data(path)?, &path.display().to_string());
-        }
+    /// The entry to update.
+    pub(super) fn for_update(&self) -> Result<types::Entry, CliError> {
         if self.entry_id.as_deref().unwrap_or_default().is_empty() {
             return Err(CliError::usage("entry ID is required"));
         }
@@ -107,7 +105,7 @@ impl Fields {
             return Err(CliError::usage("a parent ID is required"));
         }
         let spiffe_id = self.checked_id()?;
-        Ok(vec![self.entry(spiffe_id, id_message(parent)?)?])
+        self.entry(spiffe_id, id_message(parent)?)
     }
 
     /// The two attributes travel as one field. When one of them is given, the other one is read from the
@@ -115,26 +113,24 @@ impl Fields {
     pub(super) async fn keep_other_attributes(
         &self,
         client: &mut EntryClient<Channel>,
-        entries: &mut [types::Entry],
+        entry: &mut types::Entry,
     ) -> Result<(), CliError> {
-        if self.data.is_some() || (self.disable_prefetch.is_none() && self.include_jti.is_none()) {
+        if self.disable_prefetch.is_none() && self.include_jti.is_none() {
             return Ok(());
         }
-        for entry in entries {
-            let request = GetEntryRequest { id: entry.id.clone(), output_mask: None };
-            let known = client
-                .get_entry(request)
-                .await
-                .map_err(CliError::rpc("failed to fetch existing entry to merge additional attributes: "))?;
-            let mut attributes = known.into_inner().additional_attributes.unwrap_or_default();
-            if let Some(given) = self.disable_prefetch {
-                attributes.disable_x509_svid_prefetch = given;
-            }
-            if let Some(given) = self.include_jti {
-                attributes.jwt_svid_include_jti = given;
-            }
-            entry.additional_attributes = Some(attributes);
+        let request = GetEntryRequest { id: entry.id.clone(), output_mask: None };
+        let known = client
+            .get_entry(request)
+            .await
+            .map_err(CliError::rpc("failed to fetch existing entry to merge additional attributes: "))?;
+        let mut attributes = known.into_inner().additional_attributes.unwrap_or_default();
+        if let Some(given) = self.disable_prefetch {
+            attributes.disable_x509_svid_prefetch = given;
         }
+        if let Some(given) = self.include_jti {
+            attributes.jwt_svid_include_jti = given;
+        }
+        entry.additional_attributes = Some(attributes);
         Ok(())
     }
 
@@ -157,11 +153,13 @@ impl Fields {
         spiffe_id: types::Spiffeid,
         parent_id: types::Spiffeid,
     ) -> Result<types::Entry, CliError> {
-        let ttl = |seconds: i64, what: &str| {
-            i32::try_from(seconds)
-                .ok()
-                .filter(|seconds| *seconds >= 0)
-                .ok_or_else(|| CliError::usage(format!("a positive {what} TTL is required")))
+        let ttl = |seconds: i64, what: &str| match i32::try_from(seconds) {
+            _ if seconds < 0 => Err(CliError::usage(format!("a positive {what} TTL is required"))),
+            Ok(seconds) => Ok(seconds),
+            Err(_) => Err(CliError::usage(format!(
+                "invalid value for {what} TTL: {seconds} is more than {}",
+                i32::MAX
+            ))),
         };
         let attributes = types::entry::AdditionalAttributes {
             disable_x509_svid_prefetch: self.disable_prefetch.unwrap_or(false),
