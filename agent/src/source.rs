@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use crate::locked::LockedPages;
+use crate::workload_api::Encoded;
 
 /// One identity of a workload: an entry and the SVID issued for it.
 #[derive(Debug, Clone)]
@@ -70,7 +71,7 @@ impl fmt::Debug for WorkloadSvid {
 }
 
 /// Everything a workload gets in one message.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct WorkloadUpdate {
     /// Its identities, sorted by entry id (the first is the default); hints are unique.
     pub identities: Vec<Identity>,
@@ -78,6 +79,8 @@ pub struct WorkloadUpdate {
     pub bundles: Arc<BTreeMap<TrustDomain, Arc<Bundle>>>,
     /// The agent's own trust domain.
     pub trust_domain: TrustDomain,
+    /// What it looks like on the wire; begins empty.
+    pub encoded: Encoded,
 }
 
 /// What is known for a set of selectors.
@@ -93,11 +96,31 @@ pub enum Availability {
     Ready(Arc<WorkloadUpdate>),
 }
 
+/// An identity that JWT-SVIDs can be had for. It needs no X509-SVID to be here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JwtSubject {
+    /// The registration entry it comes from.
+    pub entry_id: String,
+    /// The identity itself.
+    pub spiffe_id: SpiffeId,
+    /// The operator's hint, or nothing; unique within one answer.
+    pub hint: String,
+    /// Whether each token has an id of its own (`jti`), so that none may be handed out twice.
+    pub include_jti: bool,
+}
+
 /// Where identities come from.
 pub trait IdentitySource: Send + Sync {
     /// What belongs to a workload with these selectors, now (the receiver's first value) and at each change.
     /// The subscription lasts as long as the receiver.
     fn subscribe(&self, selectors: Vec<Selector>) -> watch::Receiver<Availability>;
+
+    /// Whom a workload with these selectors may have JWT-SVIDs for, sorted by entry id: nobody when it is empty,
+    /// not known yet when it is `None`.
+    fn jwt_subjects(&self, selectors: &[Selector]) -> Option<Vec<JwtSubject>>;
+
+    /// The own trust domain's bundle, now and at each change: what verifiers without an identity may have.
+    fn own_bundle(&self) -> watch::Receiver<Option<Arc<Bundle>>>;
 
     /// The agent's own trust domain.
     fn trust_domain(&self) -> &TrustDomain;

@@ -1,5 +1,4 @@
 //! What several tests of this crate need.
-#![allow(clippy::unwrap_used, reason = "tests fail loudly")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -167,4 +166,12 @@ fn sign(
         hardroot_identity::certificate(template, id, spki_der, serial, now, ttl, issuer, algorithm).unwrap();
     let signature = key.sign(&aws_lc_rs::rand::SystemRandom::new(), tbs.to_be_signed()).unwrap();
     tbs.assemble(signature.as_ref()).unwrap()
+}
+
+/// The public half (`SubjectPublicKeyInfo`, DER) of a fresh P-256 key, and the key.
+pub(crate) fn jwt_key() -> (Vec<u8>, aws_lc_rs::signature::EcdsaKeyPair) {
+    let key =
+        aws_lc_rs::signature::EcdsaKeyPair::generate(&aws_lc_rs::signature::ECDSA_P256_SHA256_ASN1_SIGNING)
+            .unwrap();
+    (spki(&key), key)
 }

@@ -7,8 +7,10 @@
     reason = "tests fail loudly"
 )]
 
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -33,13 +35,15 @@ impl Node {
 
     /// Writes a configuration whose server is a port that is bound and never answers.
     fn config(&self, port: u16, bundle: &Path) -> PathBuf {
+        let admin = self.path("private/admin.sock");
         let text = format!(
             "agent {{\n    trust_domain = \"example.org\"\n    server_address = \"127.0.0.1\"\n    server_port = {port}\n    \
-             data_dir = \"{}\"\n    socket_path = \"{}\"\n    trust_bundle_path = \"{}\"\n    allow_software_keys = true\n    \
+             data_dir = \"{}\"\n    socket_path = \"{}\"\n    admin_socket_path = \"{}\"\n    trust_bundle_path = \"{}\"\n    allow_software_keys = true\n    \
              join_token = \"some-token\"\n}}\nplugins {{\n    KeyManager \"memory\" {{ plugin_data {{}} }}\n    \
              NodeAttestor \"join_token\" {{ plugin_data {{}} }}\n    WorkloadAttestor \"unix\" {{ plugin_data {{}} }}\n}}\n",
             self.path("data").display(),
-            self.path("agent.sock").display(),
+            self.path("public/agent.sock").display(),
+            admin.display(),
             bundle.display(),
         );
         let path = self.path("agent.conf");
@@ -72,37 +76,52 @@ fn silent_server() -> (std::net::TcpListener, u16) {
     (listener, port)
 }
 
-struct Running(Child);
+struct Running {
+    child: Child,
+    log: Receiver<String>,
+}
 
 impl Running {
     fn start(config: &Path) -> Self {
-        let child = Command::new(env!("CARGO_BIN_EXE_hardroot-agent"))
+        let mut child = Command::new(env!("CARGO_BIN_EXE_hardroot-agent"))
             .args(["run", "-config", config.to_str().unwrap()])
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        Self(child)
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let (sender, log) = channel();
+        // Reads to the end, so that the agent never waits for somebody to read its log.
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| drop(sender.send(line))));
+        Self { child, log }
+    }
+
+    /// Waits for a line of the log.
+    fn says(&self, what: &str) -> String {
+        let end = Instant::now() + Duration::from_secs(30);
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let line = self.log.recv_timeout(left).unwrap_or_else(|_| panic!("never said: {what}"));
+            if line.contains(what) {
+                return line;
+            }
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
     }
 
     fn stop(&mut self) -> i32 {
-        kill(Pid::from_raw(i32::try_from(self.0.id()).unwrap()), Signal::SIGTERM).unwrap();
-        self.0.wait().unwrap().code().expect("an exit code")
+        self.signal(Signal::SIGTERM);
+        self.child.wait().unwrap().code().expect("an exit code")
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
-fn wait_for(what: &str, so: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(30);
-    while !so() {
-        assert!(Instant::now() < end, "never: {what}");
-        std::thread::sleep(Duration::from_millis(20));
+        drop(self.child.kill());
+        drop(self.child.wait());
     }
 }
 
@@ -167,9 +186,9 @@ fn an_agent_without_its_server_answers_unavailable_and_stops_in_seconds() {
     let (_listener, port) = silent_server();
     let config = node.config(port, &node.bundle());
     let mut running = Running::start(&config);
-    let socket = node.path("agent.sock");
+    let socket = node.path("public/agent.sock");
     let socket_flag = socket.to_str().unwrap();
-    wait_for("the socket", || std::os::unix::net::UnixStream::connect(&socket).is_ok());
+    running.says("starting the Workload API");
 
     let fetched = agent(&["api", "fetch", "x509", "-socketPath", socket_flag]);
     assert_eq!(fetched.status.code(), Some(1));
@@ -212,4 +231,95 @@ fn commands_without_an_agent_say_so() {
     let tpm = agent(&["tpm", "show", "-device", "/nowhere/tpm0"]);
     assert_eq!(tpm.status.code(), Some(1));
     assert!(text(&tpm.stderr).contains("/nowhere/tpm0"), "{}", text(&tpm.stderr));
+}
+
+#[test]
+fn the_admin_socket_shows_the_agent_and_changes_its_log() {
+    let node = Node::new();
+    let (_listener, port) = silent_server();
+    let mut running = Running::start(&node.config(port, &node.bundle()));
+    running.says("starting the admin API");
+    let socket = node.path("private/admin.sock");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&socket.metadata().unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o770);
+    let ask = |words: &[&str]| {
+        let ran = agent(&[words, &["-socketPath", socket.to_str().unwrap()]].concat());
+        (ran.status.code(), text(&ran.stdout), text(&ran.stderr))
+    };
+    let level = |current: &str| {
+        (Some(0), format!("Logger Level : {current}\nLaunch Level : info\n\n"), String::new())
+    };
+    assert_eq!(ask(&["logger", "get"]), level("info"));
+    assert_eq!(ask(&["logger", "set", "-level", "DEBUG"]), level("debug"));
+    assert!(running.says("log level changed").contains("new_level=debug"));
+    assert_eq!(ask(&["logger", "get"]), level("debug"));
+    assert_eq!(ask(&["logger", "reset"]), level("info"));
+    let (code, _, told) = ask(&["logger", "set", "-level", "loud"]);
+    assert_eq!((code, told.as_str()), (Some(1), "Error: the value \"loud\" is not a valid setting\n"));
+    let (code, _, told) = ask(&["logger", "set"]);
+    assert_eq!((code, told.as_str()), (Some(1), "Error: a value (-level) must be set\n"));
+    let (code, info, _) = ask(&["debug", "getinfo"]);
+    assert_eq!(code, Some(0));
+    assert!(info.starts_with("Agent Debug Info:\n  Uptime:") && info.contains("(never)"), "{info}");
+    let (_, info, _) = ask(&["debug", "getinfo", "-output", "json"]);
+    let info: serde_json::Value = serde_json::from_str(&info).unwrap();
+    assert_eq!((&info["last_sync_success"], &info["svid_chain"]), (&"0".into(), &serde_json::json!([])));
+    assert_eq!(running.stop(), 0);
+    let (code, _, told) = ask(&["debug", "getinfo"]);
+    assert!(code == Some(1) && told.contains("admin_socket_path"), "{told}");
+}
+
+#[test]
+fn the_configuration_is_read_anew_on_sighup_and_sigusr1() {
+    let node = Node::new();
+    let (_listener, port) = silent_server();
+    let config = node.config(port, &node.bundle());
+    let mut running = Running::start(&config);
+    running.says("starting the admin API");
+    let good = std::fs::read_to_string(&config).unwrap();
+    let with = |line: &str| good.replace("agent {\n", &format!("agent {{\n    {line}\n"));
+    std::fs::write(&config, with("log_level = \"DEBUG\"")).unwrap();
+    running.signal(Signal::SIGHUP);
+    assert!(running.says("configuration read anew").contains("log_level=debug was=info"));
+    std::fs::write(&config, with("log_levle = \"ERROR\"")).unwrap();
+    running.signal(Signal::SIGUSR1);
+    let told = running.says("the configuration has faults: nothing is changed");
+    assert!(told.contains("log_levle") && !told.contains("some-token"), "{told}");
+    std::fs::write(&config, good.clone()).unwrap();
+    running.signal(Signal::SIGUSR1);
+    assert!(running.says("configuration read anew").contains("log_level=info was=debug"));
+    assert_eq!(running.stop(), 0);
+}
+
+#[test]
+fn the_log_file_is_opened_anew_on_sigusr2() {
+    let node = Node::new();
+    let (_listener, port) = silent_server();
+    let config = node.config(port, &node.bundle());
+    let log = node.path("agent.log");
+    let with_file = std::fs::read_to_string(&config)
+        .unwrap()
+        .replace("agent {\n", &format!("agent {{\n    log_file = \"{}\"\n", log.display()));
+    std::fs::write(&config, with_file).unwrap();
+    let mut running = Running::start(&config);
+    let socket = node.path("private/admin.sock");
+    let ask = |words: &[&str]| agent(&[words, &["-socketPath", socket.to_str().unwrap()]].concat());
+    until("the admin socket answers", || ask(&["logger", "get"]).status.success());
+    std::fs::rename(&log, node.path("agent.log.1")).unwrap();
+    running.signal(Signal::SIGUSR2);
+    until("there is a new log file", || log.exists());
+    assert!(ask(&["logger", "set", "-level", "warn"]).status.success());
+    assert!(ask(&["logger", "reset"]).status.success());
+    let said = |path: &Path| std::fs::read_to_string(path).unwrap().contains("log level changed");
+    assert!(said(&log) && !said(&node.path("agent.log.1")), "what comes later is in the new file");
+    assert_eq!(running.stop(), 0);
+}
+
+/// Looks again each time other threads have had their turn, until it is so or the time is up.
+fn until(what: &str, so: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(30);
+    while !so() {
+        assert!(Instant::now() < end, "never: {what}");
+        std::thread::yield_now();
+    }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hardroot_identity::Selector;
+use hardroot_telemetry::Call;
 
 use crate::peer::{Peer, PeerError};
 
@@ -71,8 +72,8 @@ pub async fn attest(
     within: Duration,
 ) -> Result<Vec<Selector>, WorkloadAttestError> {
     let pid = peer.pid();
-    let before = sample(peer).await?;
-    let asked = futures_util::future::join_all(attestors.iter().map(|attestor| attestor.attest(peer)));
+    let before = peer.sample()?;
+    let asked = futures_util::future::join_all(attestors.iter().map(|attestor| ask(attestor.as_ref(), peer)));
     let answers = tokio::time::timeout(within, asked)
         .await
         .map_err(|_elapsed| WorkloadAttestError::TooLong { pid, seconds: within.as_secs() })?;
@@ -92,7 +93,7 @@ pub async fn attest(
             }
         }
     }
-    let after = sample(peer).await?;
+    let after = peer.sample()?;
     if before != after {
         return Err(WorkloadAttestError::Moved { pid });
     }
@@ -106,9 +107,10 @@ pub async fn attest(
     }
 }
 
-async fn sample(peer: &Peer) -> Result<crate::peer::Sample, WorkloadAttestError> {
-    let peer = peer.clone();
-    Ok(blocking(move || peer.sample()).await??)
+async fn ask(attestor: &dyn WorkloadAttestor, peer: &Peer) -> Result<Vec<Selector>, WorkloadAttestError> {
+    let mut call = Call::start("workload_api.workload_attestor");
+    call.label("attestor", attestor.name());
+    call.finish(attestor.attest(peer).await)
 }
 
 /// Runs what may block off the asynchronous threads.

@@ -25,6 +25,8 @@ pub struct AuthorizedEntry {
     pub created_at: i64,
     /// Whether an SVID is obtained before a workload asks for one.
     pub prefetch: bool,
+    /// Whether each of its JWT-SVIDs has an id of its own (`jti`), so that none is handed out twice.
+    pub jwt_include_jti: bool,
     /// Whether the SVID is meant for a store outside the node; such entries are not served to workloads.
     pub store_svid: bool,
 }
@@ -132,6 +134,7 @@ impl AuthorizedEntry {
             revision: wire.revision_number,
             created_at: wire.created_at,
             prefetch: !wire.additional_attributes.is_some_and(|a| a.disable_x509_svid_prefetch),
+            jwt_include_jti: wire.additional_attributes.is_some_and(|a| a.jwt_svid_include_jti),
             store_svid: wire.store_svid,
         })
     }

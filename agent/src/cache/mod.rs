@@ -7,6 +7,8 @@ mod entry;
 mod table;
 #[cfg(test)]
 mod tests;
+mod tokens;
+mod view;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,10 +17,13 @@ use std::time::{Duration, SystemTime};
 pub use entry::{AuthorizedEntry, BadEntry, EntryChanges, EntryVersion, MAX_HINT_BYTES};
 use hardroot_identity::{Bundle, Selector, TrustDomain, verify_x509_svid};
 use table::{Held, Record, Table};
+use tokens::Tokens;
+pub use tokens::{CachedToken, Token, TokenKey};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::source::{Availability, Identity, IdentitySource, WorkloadSvid, WorkloadUpdate};
+use crate::source::{Availability, WorkloadSvid};
+use view::replace_if_other;
 
 /// Where the time of day comes from.
 pub type WallClock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
@@ -42,6 +47,8 @@ pub struct Counts {
     pub entries: usize,
     /// X509-SVIDs held.
     pub svids: usize,
+    /// JWT-SVIDs held.
+    pub tokens: usize,
     /// Distinct selector sets subscribed to.
     pub subscriptions: usize,
 }
@@ -52,30 +59,34 @@ pub struct Cache {
     limit: usize,
     clock: WallClock,
     demand: Notify,
+    own: watch::Sender<Option<Arc<Bundle>>>,
     inner: Mutex<Inner>,
 }
 
 struct Inner {
     ready: bool,
     table: Table,
+    tokens: Tokens,
     bundles: BTreeMap<TrustDomain, Arc<Bundle>>,
     subscriptions: HashMap<Arc<[Selector]>, watch::Sender<Availability>>,
     uses: u64,
 }
 
 impl Cache {
-    /// An empty cache of one trust domain that keeps about `limit` X509-SVIDs: those somebody is subscribed
-    /// to are kept even beyond it, others make room.
+    /// An empty cache of one trust domain that keeps about `limit` X509-SVIDs (those somebody is subscribed
+    /// to are kept even beyond it, others make room) and never more than `token_limit` JWT-SVIDs.
     #[must_use]
-    pub fn new(trust_domain: TrustDomain, limit: usize, clock: WallClock) -> Self {
+    pub fn new(trust_domain: TrustDomain, limit: usize, token_limit: usize, clock: WallClock) -> Self {
         let inner = Inner {
             ready: false,
             table: Table::default(),
+            tokens: Tokens::new(token_limit),
             bundles: BTreeMap::new(),
             subscriptions: HashMap::new(),
             uses: 0,
         };
-        Self { trust_domain, limit, clock, demand: Notify::new(), inner: Mutex::new(inner) }
+        let own = watch::Sender::new(None);
+        Self { trust_domain, limit, clock, demand: Notify::new(), own, inner: Mutex::new(inner) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -108,19 +119,37 @@ impl Cache {
     /// Takes the outcome of a synchronisation. From the first one on, workloads get answers.
     pub fn apply(&self, changes: EntryChanges) {
         let mut inner = self.lock();
+        let first = !std::mem::replace(&mut inner.ready, true);
         let mut keep = changes.unchanged;
-        let mut changed = !inner.ready;
-        inner.ready = true;
-        for entry in changes.upserts {
-            if entry.store_svid {
-                continue;
-            }
-            keep.insert(entry.id.clone());
-            changed |= inner.table.upsert(entry);
+        keep.extend(changes.upserts.iter().filter(|entry| !entry.store_svid).map(|entry| entry.id.clone()));
+        let put = inner.put(changes.upserts);
+        let dropped = inner.table.retain(|id| keep.contains(id)) > 0;
+        if dropped {
+            inner.tokens.retain(|token| keep.contains(token.entry_id()));
         }
-        changed |= inner.table.retain(|id| keep.contains(id)) > 0;
-        if changed {
-            self.publish(&mut inner);
+        self.changed(&mut inner, first || put || dropped);
+    }
+
+    /// Takes some changes; every entry that they do not name stays. Only after [`Self::apply`] was called once.
+    pub fn patch(&self, upserts: Vec<AuthorizedEntry>, removed: &[String]) {
+        let mut inner = self.lock();
+        let gone: Vec<String> =
+            upserts.iter().filter(|entry| entry.store_svid).map(|entry| entry.id.clone()).collect();
+        let mut dropped = false;
+        for id in removed.iter().chain(&gone) {
+            if inner.table.remove(id) {
+                dropped = true;
+                inner.tokens.retain(|token| token.entry_id() != id);
+            }
+        }
+        let put = inner.put(upserts);
+        self.changed(&mut inner, put || dropped);
+    }
+
+    /// Tells those who wait, if there is news.
+    fn changed(&self, inner: &mut Inner, news: bool) {
+        if news {
+            self.publish(inner);
             self.demand.notify_one();
         }
     }
@@ -162,6 +191,13 @@ impl Cache {
             }
             self.demand.notify_one();
         }
+        let own = inner.bundles.get(&self.trust_domain).cloned();
+        inner.drop_untrusted_tokens(own.as_deref());
+        self.own.send_if_modified(|held| {
+            let changed = held.as_ref().map(Arc::as_ptr) != own.as_ref().map(Arc::as_ptr);
+            *held = own;
+            changed
+        });
         self.publish(&mut inner);
     }
 
@@ -247,6 +283,7 @@ impl Cache {
     pub fn clear(&self) {
         let mut inner = self.lock();
         inner.table = Table::default();
+        inner.tokens.retain(|_| false);
         self.publish(&mut inner);
     }
 
@@ -257,6 +294,7 @@ impl Cache {
         Counts {
             entries: inner.table.len(),
             svids: inner.table.held(),
+            tokens: inner.tokens.len(),
             subscriptions: inner.subscriptions.values().filter(|s| s.receiver_count() > 0).count(),
         }
     }
@@ -279,37 +317,21 @@ impl Cache {
     }
 }
 
-impl IdentitySource for Cache {
-    fn subscribe(&self, mut selectors: Vec<Selector>) -> watch::Receiver<Availability> {
-        selectors.sort();
-        selectors.dedup();
-        let now = self.now();
-        let mut inner = self.lock();
-        inner.touch(&selectors);
-        if let Some(sender) = inner.subscriptions.get(selectors.as_slice()).cloned() {
-            // Nobody may have listened for a while, and then nobody was told.
-            let fresh = inner.availability(&selectors, &self.trust_domain, now, &sender.borrow());
-            self.wake_if_waiting(&fresh);
-            replace_if_other(&sender, fresh);
-            return sender.subscribe();
-        }
-        let fresh = inner.availability(&selectors, &self.trust_domain, now, &Availability::Starting);
-        self.wake_if_waiting(&fresh);
-        let (sender, receiver) = watch::channel(fresh);
-        // Sets nobody listens to any more are dropped here, so that churn alone cannot fill the map.
-        if inner.subscriptions.len() >= 64 {
-            inner.subscriptions.retain(|_, sender| sender.receiver_count() > 0);
-        }
-        inner.subscriptions.insert(selectors.into(), sender);
-        receiver
-    }
-
-    fn trust_domain(&self) -> &TrustDomain {
-        &self.trust_domain
-    }
-}
-
 impl Inner {
+    /// Puts entries in; those for SVID stores are nobody's here. Whether anything is new.
+    fn put(&mut self, entries: Vec<AuthorizedEntry>) -> bool {
+        let mut news = false;
+        for entry in entries.into_iter().filter(|entry| !entry.store_svid) {
+            let id = entry.id.clone();
+            if self.table.upsert(entry) {
+                news = true;
+                // Its next token may differ in lifetime or in name.
+                self.tokens.retain(|token| token.entry_id() != id);
+            }
+        }
+        news
+    }
+
     fn subscribed(&self) -> HashSet<String> {
         self.subscriptions
             .iter()
@@ -343,55 +365,6 @@ impl Inner {
             }
         }
     }
-
-    fn availability(
-        &self,
-        selectors: &[Selector],
-        own: &TrustDomain,
-        now: SystemTime,
-        before: &Availability,
-    ) -> Availability {
-        if !self.ready {
-            return Availability::Starting;
-        }
-        let records: Vec<&Record> =
-            self.table.matching(selectors).iter().filter_map(|id| self.table.get(id)).collect();
-        if records.is_empty() {
-            return Availability::None;
-        }
-        let identities: Vec<Identity> = records
-            .iter()
-            .filter_map(|record| {
-                let svid = Arc::clone(record.servable(now)?);
-                Some(Identity {
-                    entry_id: record.entry.id.clone(),
-                    spiffe_id: record.entry.spiffe_id.clone(),
-                    hint: record.entry.hint.clone(),
-                    created_at: record.entry.created_at,
-                    svid,
-                    federates_with: record.entry.federates_with.clone(),
-                })
-            })
-            .collect();
-        // A first answer waits for all SVIDs, except those the server has refused so far: one entry that cannot
-        // be issued must not starve the others. Later answers never wait, so that what is withdrawn goes at once.
-        let waiting = records.iter().any(|r| r.servable(now).is_none() && r.failures == 0);
-        if identities.is_empty() || (waiting && !matches!(before, Availability::Ready(_))) {
-            return Availability::Pending;
-        }
-        let federated: BTreeSet<&TrustDomain> = identities.iter().flat_map(|i| &i.federates_with).collect();
-        let bundles = self
-            .bundles
-            .iter()
-            .filter(|(td, _)| *td == own || federated.contains(td))
-            .map(|(td, bundle)| (td.clone(), Arc::clone(bundle)))
-            .collect();
-        Availability::Ready(Arc::new(WorkloadUpdate {
-            identities,
-            bundles: Arc::new(bundles),
-            trust_domain: own.clone(),
-        }))
-    }
 }
 
 /// The bundle without its tainted X.509 authorities.
@@ -400,37 +373,4 @@ pub fn untainted(bundle: &Bundle) -> Bundle {
     let mut good = bundle.clone();
     good.x509_authorities.retain(|a| !a.tainted);
     good
-}
-
-fn replace_if_other(sender: &watch::Sender<Availability>, fresh: Availability) {
-    sender.send_if_modified(|current| {
-        let changed = !same(current, &fresh);
-        if changed {
-            *current = fresh;
-        }
-        changed
-    });
-}
-
-fn same(a: &Availability, b: &Availability) -> bool {
-    match (a, b) {
-        (Availability::Starting, Availability::Starting)
-        | (Availability::Pending, Availability::Pending)
-        | (Availability::None, Availability::None) => true,
-        (Availability::Ready(a), Availability::Ready(b)) => {
-            let identity = |(x, y): (&Identity, &Identity)| {
-                x.entry_id == y.entry_id
-                    && x.spiffe_id == y.spiffe_id
-                    && x.hint == y.hint
-                    && x.created_at == y.created_at
-                    && x.federates_with == y.federates_with
-                    && Arc::ptr_eq(&x.svid, &y.svid)
-            };
-            a.identities.len() == b.identities.len()
-                && a.identities.iter().zip(&b.identities).all(identity)
-                && a.bundles.len() == b.bundles.len()
-                && a.bundles.iter().zip(b.bundles.iter()).all(|((t, x), (u, y))| t == u && Arc::ptr_eq(x, y))
-        }
-        _ => false,
-    }
 }

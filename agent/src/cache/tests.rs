@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use zeroize::Zeroizing;
 
 use super::*;
+use crate::source::IdentitySource as _;
 
 struct Rig {
     cache: Arc<Cache>,
@@ -27,7 +28,7 @@ fn rig(limit: usize) -> Rig {
     let clock = Arc::new(AtomicU64::new(1000));
     let reader = Arc::clone(&clock);
     let now: WallClock = Arc::new(move || at(reader.load(Ordering::SeqCst)));
-    Rig { cache: Arc::new(Cache::new(td(), limit, now)), clock }
+    Rig { cache: Arc::new(Cache::new(td(), limit, 1000, now)), clock }
 }
 
 fn entry(id: &str, path: &str, with: &[&str]) -> AuthorizedEntry {
@@ -42,6 +43,7 @@ fn entry(id: &str, path: &str, with: &[&str]) -> AuthorizedEntry {
         revision: 0,
         created_at: 1,
         prefetch: true,
+        jwt_include_jti: false,
         store_svid: false,
     }
 }

@@ -16,11 +16,16 @@ use hardroot_runtime::state::{StateError, write_atomic};
 use hardroot_transport::{ConnectError, uds_channel};
 use tonic::Status;
 use tonic::metadata::MetadataValue;
+use tonic::transport::Channel;
 use zeroize::Zeroizing;
 
+use super::jwt::{self, FetchJwtArgs};
 use super::socket::{BadInstance, SocketArgs};
 use super::svids::{BadAnswer, Fetched, parse, pretty};
 use super::{complain, tell};
+
+/// How long a command waits for an answer.
+pub(super) const DEFAULT_TIMEOUT: &str = "5s";
 
 /// Pauses of `watch` after the stream ended.
 const RECONNECT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
@@ -38,6 +43,8 @@ pub(super) struct Fetch {
 enum FetchWhat {
     /// Fetches X509-SVIDs from the Workload API
     X509(FetchArgs),
+    /// Fetches JWT-SVIDs, and the JWT bundles, from the Workload API
+    Jwt(FetchJwtArgs),
 }
 
 #[derive(Debug, Args)]
@@ -48,7 +55,7 @@ struct FetchArgs {
     #[arg(long, num_args(0..=1), require_equals(true), default_missing_value("true"), default_value_t = false)]
     silent: bool,
     /// How long to wait for an answer, such as 5s; 0 for ever
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration::parse)]
+    #[arg(long, value_name = "DURATION", default_value = DEFAULT_TIMEOUT, value_parser = duration::parse)]
     timeout: Duration,
     /// Directory to write SVIDs, keys and bundles to (only with -output pretty)
     #[arg(long, value_name = "DIR")]
@@ -65,7 +72,7 @@ pub(super) struct WatchArgs {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum Failed {
+pub(super) enum Failed {
     #[error("{0}")]
     Socket(#[from] BadInstance),
     #[error("{0}")]
@@ -85,6 +92,16 @@ enum Failed {
     Write(#[from] StateError),
     #[error("cannot print: {0}")]
     Print(#[from] std::io::Error),
+    #[error("{0} must be specified")]
+    Missing(&'static str),
+    #[error("SVID is not valid: {0}")]
+    NotValid(String),
+}
+
+impl From<Status> for Failed {
+    fn from(status: Status) -> Self {
+        Self::Call(Box::new(status))
+    }
 }
 
 impl From<BadAnswer> for Failed {
@@ -93,24 +110,46 @@ impl From<BadAnswer> for Failed {
     }
 }
 
-/// Opens the stream with the header that every Workload API call carries.
-async fn stream(socket: &Path) -> Result<tonic::Streaming<X509svidResponse>, Failed> {
-    let mut client = SpiffeWorkloadApiClient::new(uds_channel(socket).await?);
-    let mut request = tonic::Request::new(X509svidRequest {});
-    request.metadata_mut().insert("workload.spiffe.io", MetadataValue::from_static("true"));
-    Ok(client.fetch_x509svid(request).await.map_err(|s| Failed::Call(Box::new(s)))?.into_inner())
+pub(super) async fn client(socket: &Path) -> Result<SpiffeWorkloadApiClient<Channel>, Failed> {
+    Ok(SpiffeWorkloadApiClient::new(uds_channel(socket).await?))
 }
 
-async fn next(stream: &mut tonic::Streaming<X509svidResponse>) -> Result<X509svidResponse, Failed> {
-    stream.message().await.map_err(|s| Failed::Call(Box::new(s)))?.ok_or(Failed::Closed)
+/// A request with the header that every Workload API call carries.
+pub(super) fn request<T>(message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.metadata_mut().insert("workload.spiffe.io", MetadataValue::from_static("true"));
+    request
+}
+
+async fn stream(socket: &Path) -> Result<tonic::Streaming<X509svidResponse>, Failed> {
+    Ok(client(socket).await?.fetch_x509svid(request(X509svidRequest {})).await?.into_inner())
+}
+
+pub(super) async fn next<T>(stream: &mut tonic::Streaming<T>) -> Result<T, Failed> {
+    stream.message().await?.ok_or(Failed::Closed)
+}
+
+/// The answer, if it comes within `limit`; zero is no limit.
+pub(super) async fn within<T>(
+    limit: Duration,
+    ask: impl Future<Output = Result<T, Failed>>,
+) -> Result<T, Failed> {
+    if limit.is_zero() {
+        return ask.await;
+    }
+    tokio::time::timeout(limit, ask).await.map_err(|_elapsed| Failed::TimedOut(limit))?
 }
 
 pub(super) async fn fetch(command: Fetch) -> ExitCode {
-    let args = match command.what {
-        Some(FetchWhat::X509(args)) => args,
-        None => command.args,
-    };
-    match try_fetch(&args).await {
+    outcome(match command.what {
+        Some(FetchWhat::Jwt(args)) => jwt::fetch(&args).await,
+        Some(FetchWhat::X509(args)) => try_fetch(&args).await,
+        None => try_fetch(&command.args).await,
+    })
+}
+
+pub(super) fn outcome(result: Result<(), Failed>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => complain(error),
     }
@@ -123,11 +162,7 @@ async fn try_fetch(args: &FetchArgs) -> Result<(), Failed> {
         let mut stream = stream(&socket).await?;
         next(&mut stream).await
     };
-    let response = if args.timeout.is_zero() {
-        ask.await?
-    } else {
-        tokio::time::timeout(args.timeout, ask).await.map_err(|_elapsed| Failed::TimedOut(args.timeout))??
-    };
+    let response = within(args.timeout, ask).await?;
     let took = start.elapsed();
     match args.output {
         Output::Json => print_json(&to_json("X509SVIDResponse", &response)?)?,

@@ -1,7 +1,10 @@
 //! The command line: SPIRE's commands and flags, with one dash or two, and `tpm` beside them.
 
+mod admin;
 mod api;
 mod healthcheck;
+mod jwt;
+mod migrate;
 mod run;
 mod socket;
 mod svids;
@@ -10,8 +13,8 @@ mod tpm;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use hardroot_runtime::cli::normalise_args;
+use clap::{CommandFactory as _, Parser, Subcommand};
+use hardroot_runtime::cli::parse;
 use hardroot_tpm_attestor::device::silence_libtss2;
 
 /// The SPIFFE agent whose keys live in hardware
@@ -33,36 +36,54 @@ enum Command {
     Api(ApiCommand),
     /// Tells whether the agent is healthy
     Healthcheck(healthcheck::HealthcheckArgs),
+    /// Shows and changes the running agent's log level
+    #[command(subcommand)]
+    Logger(admin::LoggerCommand),
+    /// Shows how the running agent is
+    #[command(subcommand)]
+    Debug(admin::DebugCommand),
     /// Looks at this machine's TPM
     #[command(subcommand)]
     Tpm(tpm::TpmCommand),
+    /// Turns a SPIRE agent's configuration into one of this agent's, with a report
+    #[command(name = "migrate-from-spire")]
+    MigrateFromSpire(migrate::Migrate),
 }
 
 #[derive(Debug, Subcommand)]
 enum ApiCommand {
     /// Fetches X509-SVIDs from the Workload API
     Fetch(api::Fetch),
+    /// Has the Workload API validate an SVID
+    #[command(subcommand)]
+    Validate(jwt::ValidateCommand),
     /// Attaches to the Workload API and prints updates as they come
     Watch(api::WatchArgs),
+}
+
+/// Every command with its flags, for shell completions and man pages.
+#[must_use]
+pub fn definition() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs the command line `args`, whose first element is the program's name.
 #[must_use]
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(normalise_args(args)) {
+    let cli = match parse::<Cli>(args) {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help and version are answers, everything else is a mistake; scripts written for SPIRE expect 1.
-            drop(error.print());
-            return if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
-        }
+        Err(refused) => return refused.print(),
     };
     match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Validate(args) => run::validate(&args),
         Command::Api(ApiCommand::Fetch(args)) => asynchronously(api::fetch(args)),
+        Command::Api(ApiCommand::Validate(command)) => asynchronously(jwt::validate(command)),
+        Command::Logger(command) => asynchronously(admin::logger(command)),
+        Command::Debug(command) => asynchronously(admin::debug(command)),
         Command::Api(ApiCommand::Watch(args)) => asynchronously(api::watch(args)),
         Command::Healthcheck(args) => asynchronously(healthcheck::healthcheck(args)),
+        Command::MigrateFromSpire(args) => migrate::migrate(&args),
         Command::Tpm(command) => {
             // Every fault of libtss2 comes back as an error; its own lines would only be in the way.
             drop(silence_libtss2());
@@ -97,7 +118,6 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        use clap::CommandFactory;
         Cli::command().debug_assert();
     }
 
@@ -114,7 +134,7 @@ mod tests {
                 &format!("{dashes}silent"),
             ]
             .map(OsString::from);
-            assert!(Cli::try_parse_from(normalise_args(args)).is_ok());
+            assert!(parse::<Cli>(args).is_ok());
         }
     }
 }

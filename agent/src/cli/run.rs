@@ -119,7 +119,8 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
             return RunError::Config(error).exit_code();
         }
     };
-    match run::node(config) {
+    let again = args.clone();
+    match run::node(config, Box::new(move || load(&again))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = %error, cause = %chain_of(&error), "agent ended");

@@ -1,11 +1,15 @@
 //! The `agent` block.
 
-use std::path::PathBuf;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hardroot_config::Block;
 use hardroot_hsm_keymanager::KeyType;
 use hardroot_identity::TrustDomain;
+use hardroot_telemetry::TelemetryConfig;
+use hardroot_telemetry::health::HealthConfig;
+use hardroot_transport::TlsPolicy;
 use zeroize::Zeroizing;
 
 use super::plugins::Plugins;
@@ -22,17 +26,19 @@ const MIN_SYNC_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest `experimental.sync_interval`: withdrawn identities must go within a bounded time.
 const MAX_SYNC_INTERVAL: Duration = Duration::from_secs(3600);
 
+/// How long a workload waits for a new JWT-SVID while there is one that is still valid.
+const DEFAULT_JWT_HIT_TIMEOUT: Duration = Duration::from_secs(5);
+/// What may be configured for it, as in SPIRE.
+const JWT_HIT_TIMEOUTS: Range<Duration> = Duration::from_secs(5)..Duration::from_secs(30);
+
 // SPIRE's options that this agent does not have, each with what to do.
 const UNSUPPORTED: &[(&str, &str)] = &[
-    ("admin_socket_path", "this agent has no admin API; remove it"),
     ("authorized_delegates", "this agent has no Delegated Identity API; remove it"),
-    ("jwt_svid_cache_max_size", "this agent issues no JWT-SVIDs; remove it"),
     (
         "availability_target",
         "SVIDs are renewed at half of their lifetime; set the lifetime at the server (agent_ttl)",
     ),
     ("log_selectors", "selectors are logged at level debug"),
-    ("log_source_location", "log lines carry their module as `target`"),
     ("profiling_enabled", "profile with the system's tools"),
     ("profiling_port", "profile with the system's tools"),
     ("profiling_freq", "profile with the system's tools"),
@@ -46,10 +52,8 @@ const UNSUPPORTED_EXPERIMENTAL: &[(&str, &str)] = &[
     ("admin_named_pipe_name", "named pipes are Windows'"),
     ("broker", "this agent has no Broker API; remove the block"),
     ("feature_flags", "there are no feature flags"),
-    ("jwt_svid_cache_hit_timeout", "this agent issues no JWT-SVIDs"),
     ("named_pipe_name", "named pipes are Windows'"),
     ("ratelimit", "connections and calls are bounded by fixed limits per user"),
-    ("require_pq_kem", "key exchange is what both sides' TLS libraries prefer"),
 ];
 
 /// The `agent` block with what could be read; what is missing was noted as a fault.
@@ -61,10 +65,15 @@ pub(super) struct Decoded {
     socket_path: PathBuf,
     bootstrap: Option<Bootstrap>,
     join_token: Option<JoinToken>,
+    admin_socket_path: Option<PathBuf>,
     workload_key_type: KeyType,
     cache_size: usize,
+    jwt_cache_size: usize,
+    jwt_cache_hit_timeout: Duration,
     sync_interval: Duration,
+    tls: TlsPolicy,
     allowed_foreign_jwt_claims: Vec<String>,
+    allow_unauthenticated_verifiers: bool,
     pub(super) allow_software_keys: bool,
     pub(super) tpm: Option<TpmConfig>,
     log: LogConfig,
@@ -76,11 +85,13 @@ impl Decoded {
     }
 
     /// A function from the plugins to the whole configuration, if everything required is here.
-    pub(super) fn complete(self) -> Option<impl FnOnce(Plugins) -> AgentConfig> {
+    pub(super) fn complete(
+        self,
+    ) -> Option<impl FnOnce(Plugins, TelemetryConfig, HealthConfig) -> AgentConfig> {
         let trust_domain = self.trust_domain?;
         let server_port = self.server_port?;
         let bootstrap = self.bootstrap?;
-        Some(move |plugins: Plugins| AgentConfig {
+        Some(move |plugins: Plugins, telemetry: TelemetryConfig, health_checks: HealthConfig| AgentConfig {
             trust_domain,
             server_address: self.server_address,
             server_port,
@@ -88,15 +99,22 @@ impl Decoded {
             socket_path: self.socket_path,
             bootstrap,
             join_token: self.join_token,
+            admin_socket_path: self.admin_socket_path,
             workload_key_type: self.workload_key_type,
             cache_size: self.cache_size,
+            jwt_cache_size: self.jwt_cache_size,
+            jwt_cache_hit_timeout: self.jwt_cache_hit_timeout,
             sync_interval: self.sync_interval,
+            tls: self.tls,
             allowed_foreign_jwt_claims: self.allowed_foreign_jwt_claims,
+            allow_unauthenticated_verifiers: self.allow_unauthenticated_verifiers,
             tpm: self.tpm,
             key_manager: plugins.key_manager,
             node_attestor: plugins.node_attestor,
             unix: plugins.unix,
             log: self.log,
+            telemetry,
+            health_checks,
         })
     }
 }
@@ -107,20 +125,26 @@ pub(super) fn decode(agent: &Block<'_>, given: &Overrides) -> Decoded {
     }
     refuse_where_it_matters(agent);
     let experimental = agent.block("experimental");
+    let socket_path = socket_path(agent, given);
     let decoded = Decoded {
         trust_domain: trust_domain(agent, given),
         server_address: text(agent, "server_address", given.server_address.as_deref()),
         server_port: port(agent, given),
         data_dir: text(agent, "data_dir", given.data_dir.as_deref()).into(),
-        socket_path: socket_path(agent, given),
+        admin_socket_path: admin_socket_path(agent, &socket_path),
+        socket_path,
         bootstrap: bootstrap(agent, given),
         join_token: join_token(agent, given),
         workload_key_type: agent
             .one_of("workload_x509_svid_key_type", WORKLOAD_KEYS)
             .unwrap_or(KeyType::EcP256),
-        cache_size: cache_size(agent),
+        cache_size: cache_size(agent, "x509_svid_cache_max_size"),
+        jwt_cache_size: cache_size(agent, "jwt_svid_cache_max_size"),
+        jwt_cache_hit_timeout: jwt_cache_hit_timeout(&experimental),
         sync_interval: sync_interval(&experimental),
+        tls: tls(&experimental),
         allowed_foreign_jwt_claims: agent.string_list("allowed_foreign_jwt_claims").unwrap_or_default(),
+        allow_unauthenticated_verifiers: agent.bool_or("allow_unauthenticated_verifiers", false),
         allow_software_keys: agent.bool_or("allow_software_keys", false),
         tpm: tpm(agent),
         log: log(agent, given),
@@ -151,12 +175,10 @@ fn refuse_where_it_matters(agent: &Block<'_>) {
         );
     }
     agent.ignore("rebootstrap_delay");
-    if agent.bool_or("allow_unauthenticated_verifiers", false) {
-        agent.fault(
-            "allow_unauthenticated_verifiers",
-            "bundles are given to programs with an identity only; give verifiers an entry",
-        );
-    }
+}
+
+fn tls(experimental: &Block<'_>) -> TlsPolicy {
+    if experimental.bool_or("require_pq_kem", false) { TlsPolicy::RequirePqKem } else { TlsPolicy::Usual }
 }
 
 // A required string that the command line may replace.
@@ -207,11 +229,25 @@ fn socket_path(agent: &Block<'_>, given: &Overrides) -> PathBuf {
         }
         None => agent.path("socket_path").unwrap_or_else(|| DEFAULT_SOCKET_PATH.into()),
     };
-    // sockaddr_un holds 108 bytes, the last of which is a zero.
-    if path.as_os_str().len() > 107 {
-        agent.fault("socket_path", "a socket's path has at most 107 bytes");
-    }
+    short_enough(agent, "socket_path", &path);
     path
+}
+
+// sockaddr_un holds 108 bytes, the last of which is a zero.
+fn short_enough(agent: &Block<'_>, key: &str, path: &Path) {
+    if path.as_os_str().len() > 107 {
+        agent.fault(key, "a socket's path has at most 107 bytes");
+    }
+}
+
+fn admin_socket_path(agent: &Block<'_>, public: &Path) -> Option<PathBuf> {
+    let path = agent.path("admin_socket_path")?;
+    short_enough(agent, "admin_socket_path", &path);
+    // The public socket's directory is often shared with containers, and everything in it with it.
+    if public.parent().is_some_and(|directory| path.starts_with(directory)) {
+        agent.fault("admin_socket_path", "must not be in the directory of socket_path or below it");
+    }
+    Some(path)
 }
 
 fn bootstrap(agent: &Block<'_>, given: &Overrides) -> Option<Bootstrap> {
@@ -271,8 +307,8 @@ fn join_token(agent: &Block<'_>, given: &Overrides) -> Option<JoinToken> {
     }
 }
 
-fn cache_size(agent: &Block<'_>) -> usize {
-    match agent.int_in("x509_svid_cache_max_size", 0..=1_000_000) {
+fn cache_size(agent: &Block<'_>, key: &str) -> usize {
+    match agent.int_in(key, 0..=1_000_000) {
         // SPIRE reads 0 as "the default" as well.
         None | Some(0) => DEFAULT_CACHE_SIZE,
         Some(size) => usize::try_from(size).unwrap_or(DEFAULT_CACHE_SIZE),
@@ -292,6 +328,14 @@ fn sync_interval(experimental: &Block<'_>) -> Duration {
         experimental.fault("sync_interval", "must be between 1s and 1h");
     }
     interval
+}
+
+fn jwt_cache_hit_timeout(experimental: &Block<'_>) -> Duration {
+    let timeout = experimental.duration("jwt_svid_cache_hit_timeout").unwrap_or(DEFAULT_JWT_HIT_TIMEOUT);
+    if !JWT_HIT_TIMEOUTS.contains(&timeout) {
+        experimental.fault("jwt_svid_cache_hit_timeout", "must be at least 5s and less than 30s");
+    }
+    timeout
 }
 
 fn tpm(agent: &Block<'_>) -> Option<TpmConfig> {
@@ -340,5 +384,6 @@ fn log(agent: &Block<'_>, given: &Overrides) -> LogConfig {
         file: given.log_file.clone().map(PathBuf::from).or(in_file),
         level: level.unwrap_or_default(),
         format: format.unwrap_or_default(),
+        source_location: agent.bool_or("log_source_location", false),
     }
 }

@@ -18,6 +18,8 @@ use hardroot_config::{Decoder, Document, Faults, LoadError};
 use hardroot_hsm_keymanager::KeyType;
 use hardroot_identity::TrustDomain;
 use hardroot_runtime::logs::{LogFormat, LogLevel};
+use hardroot_telemetry::TelemetryConfig;
+use hardroot_telemetry::health::HealthConfig;
 pub use plugins::{KeyManagerConfig, NodeAttestorConfig, X509PopConfig, X509PopKey};
 use zeroize::Zeroizing;
 
@@ -25,11 +27,14 @@ use crate::attestors::unix::UnixConfig;
 
 /// Where SPIRE's agent has its socket, and ours too.
 pub const DEFAULT_SOCKET_PATH: &str = "/tmp/spire-agent/public/api.sock";
+/// Where the commands look for the admin API's socket, as SPIRE's do.
+pub const DEFAULT_ADMIN_SOCKET_PATH: &str = "/tmp/spire-agent/private/admin.sock";
 /// Where the configuration is looked for.
 pub const DEFAULT_CONFIG_PATH: &str = "conf/agent/agent.conf";
 /// How often entries and bundles are synchronised unless `experimental.sync_interval` says otherwise.
 pub const DEFAULT_SYNC_INTERVAL: Duration = Duration::from_secs(5);
-/// How many X509-SVIDs are kept unless `x509_svid_cache_max_size` says otherwise.
+/// How many X509-SVIDs and how many JWT-SVIDs are kept unless `x509_svid_cache_max_size` and
+/// `jwt_svid_cache_max_size` say otherwise.
 pub const DEFAULT_CACHE_SIZE: usize = 1000;
 
 /// Everything an agent needs to know to start.
@@ -45,6 +50,8 @@ pub struct AgentConfig {
     pub data_dir: PathBuf,
     /// The Workload API's socket.
     pub socket_path: PathBuf,
+    /// The admin API's socket, if there is to be one.
+    pub admin_socket_path: Option<PathBuf>,
     /// How the server is recognised the first time.
     pub bootstrap: Bootstrap,
     /// The token of the `join_token` attestor.
@@ -53,10 +60,18 @@ pub struct AgentConfig {
     pub workload_key_type: KeyType,
     /// About how many X509-SVIDs are kept.
     pub cache_size: usize,
+    /// How many JWT-SVIDs are kept at most.
+    pub jwt_cache_size: usize,
+    /// How long a workload waits for a new JWT-SVID while there is one that is still valid.
+    pub jwt_cache_hit_timeout: Duration,
     /// How often entries and bundles are synchronised.
     pub sync_interval: Duration,
+    /// TLS versions and key exchanges with the server.
+    pub tls: hardroot_transport::TlsPolicy,
     /// Claims of foreign JWT-SVIDs that ValidateJWTSVID shows.
     pub allowed_foreign_jwt_claims: Vec<String>,
+    /// Whether programs without an identity get the own bundle and may have tokens validated.
+    pub allow_unauthenticated_verifiers: bool,
     /// The TPM, if there is a `tpm` block.
     pub tpm: Option<TpmConfig>,
     /// Where the agent's own key lives.
@@ -67,6 +82,10 @@ pub struct AgentConfig {
     pub unix: UnixConfig,
     /// Logging.
     pub log: LogConfig,
+    /// Where metrics go.
+    pub telemetry: TelemetryConfig,
+    /// Health over HTTP.
+    pub health_checks: HealthConfig,
 }
 
 impl AgentConfig {
@@ -143,6 +162,8 @@ pub struct LogConfig {
     pub level: LogLevel,
     /// Text or JSON.
     pub format: LogFormat,
+    /// Whether each line says where in the source it comes from.
+    pub source_location: bool,
 }
 
 /// What the command line says; it wins over the file.
@@ -180,6 +201,18 @@ pub fn load(
     Ok(decode(&document, &path.display().to_string(), overrides)?)
 }
 
+/// What is wrong with a configuration text, fault by fault.
+#[must_use]
+pub fn judge_text(text: &str, name: &str, overrides: &Overrides) -> Vec<hardroot_config::Fault> {
+    match Document::parse(text) {
+        Err(faults) => faults,
+        Ok(document) => match decode(&document, name, overrides) {
+            Ok(_) => Vec::new(),
+            Err(faults) => faults.iter().map(|(_, fault)| fault.clone()).collect(),
+        },
+    }
+}
+
 /// Decodes a parsed configuration; `file` is the name that faults are told with.
 ///
 /// # Errors
@@ -187,15 +220,8 @@ pub fn load(
 pub fn decode(document: &Document, file: &str, overrides: &Overrides) -> Result<AgentConfig, Faults> {
     let decoder = Decoder::new(document, file);
     let root = decoder.root();
-    for (key, why) in [
-        ("telemetry", "this agent sends no metrics"),
-        (
-            "health_checks",
-            "there is no HTTP listener for health; ask with `hardroot-agent healthcheck` or gRPC health on the Workload API's socket",
-        ),
-    ] {
-        root.unsupported(key, why);
-    }
+    let telemetry = TelemetryConfig::decode(root);
+    let health_checks = HealthConfig::decode(root);
     let agent = decoder.root().required_block("agent");
     let plugins = decoder.root().required_block("plugins");
     let decoded = agent_block::decode(&agent, overrides);
@@ -204,7 +230,7 @@ pub fn decode(document: &Document, file: &str, overrides: &Overrides) -> Result<
     plugins.finish();
     decoder.into_result()?;
     match (decoded.complete(), chosen) {
-        (Some(config), Some(plugins)) => Ok(config(plugins)),
+        (Some(config), Some(plugins)) => Ok(config(plugins, telemetry, health_checks)),
         // Whatever is missing has been noted as a fault, so this is not reached; it must not panic either.
         _ => Err(Faults::new(file, vec![hardroot_config::Fault::at(1, "the configuration is incomplete")])),
     }

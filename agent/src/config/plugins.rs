@@ -109,12 +109,12 @@ fn enabled(plugin: &Block<'_>) -> bool {
 }
 
 /// The only plugin of a kind.
-fn only<'a>(plugins: &Block<'a>, kind: &str, names: &str) -> Option<(String, Block<'a>)> {
+fn only<'a>(plugins: &Block<'a>, kind: &str, names: &str) -> Option<(&'a str, Block<'a>)> {
     let (on, off): (Vec<_>, Vec<_>) =
         plugins.labelled_blocks(kind).into_iter().partition(|(_, b)| enabled(b));
     for (_, block) in &off {
         // What is switched off need not be right.
-        block.keys().for_each(|key| block.ignore(key));
+        block.ignore_all();
     }
     let mut on = on.into_iter();
     let first = on.next();
@@ -124,7 +124,7 @@ fn only<'a>(plugins: &Block<'a>, kind: &str, names: &str) -> Option<(String, Blo
             for (name, block) in on {
                 block
                     .fault_here(format_args!("exactly one {kind} can be configured; \"{name}\" is one more"));
-                block.keys().for_each(|key| block.ignore(key));
+                block.ignore_all();
             }
         }
     }
@@ -134,9 +134,9 @@ fn only<'a>(plugins: &Block<'a>, kind: &str, names: &str) -> Option<(String, Blo
 pub(super) fn decode(plugins: &Block<'_>, agent: &Decoded) -> Option<Plugins> {
     plugins.unsupported("SVIDStore", "this agent stores no SVIDs elsewhere");
     let key_manager = only(plugins, "KeyManager", "tpm, pkcs11, disk or memory")
-        .and_then(|(name, block)| key_manager(&name, &block, agent));
+        .and_then(|(name, block)| key_manager(name, &block, agent));
     let node_attestor = only(plugins, "NodeAttestor", "tpm_quote, x509pop or join_token")
-        .and_then(|(name, block)| node_attestor(&name, &block, agent, key_manager.as_ref()));
+        .and_then(|(name, block)| node_attestor(name, &block, agent, key_manager.as_ref()));
     let unix = workload_attestors(plugins);
     Some(Plugins { key_manager: key_manager?, node_attestor: node_attestor?, unix })
 }
@@ -172,7 +172,7 @@ fn key_manager(name: &str, plugin: &Block<'_>, agent: &Decoded) -> Option<KeyMan
         }
         _ => {
             plugin.fault_here("there is no such key manager: tpm, pkcs11, disk and memory are");
-            data.keys().for_each(|key| data.ignore(key));
+            data.ignore_all();
             None
         }
     };
@@ -232,7 +232,7 @@ fn node_attestor(
         "join_token" => Some(NodeAttestorConfig::JoinToken),
         _ => {
             plugin.fault_here("there is no such node attestor: tpm_quote, x509pop and join_token are");
-            data.keys().for_each(|key| data.ignore(key));
+            data.ignore_all();
             None
         }
     };
@@ -269,7 +269,7 @@ fn workload_attestors(plugins: &Block<'_>) -> UnixConfig {
     let mut unix = None;
     for (name, plugin) in plugins.labelled_blocks("WorkloadAttestor") {
         if !enabled(&plugin) {
-            plugin.keys().for_each(|key| plugin.ignore(key));
+            plugin.ignore_all();
             continue;
         }
         let data = data(&plugin);
@@ -280,7 +280,7 @@ fn workload_attestors(plugins: &Block<'_>) -> UnixConfig {
             unix = Some(UnixConfig::decode(&data));
         } else {
             plugin.fault_here("there is no such workload attestor: unix is");
-            data.keys().for_each(|key| data.ignore(key));
+            data.ignore_all();
         }
         data.finish();
         plugin.finish();

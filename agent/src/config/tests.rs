@@ -41,7 +41,10 @@ fn defaults_are_spires() {
     assert!(matches!(config.key_manager, KeyManagerConfig::Disk { directory } if *directory == *"/keys"));
     assert_eq!(config.node_attestor, NodeAttestorConfig::JoinToken);
     assert_eq!(config.unix, UnixConfig::default());
-    assert_eq!(config.log, LogConfig { file: None, level: LogLevel::Info, format: LogFormat::Text });
+    assert_eq!(
+        config.log,
+        LogConfig { file: None, level: LogLevel::Info, format: LogFormat::Text, source_location: false }
+    );
     assert!(config.join_token.is_none() && config.tpm.is_none());
 }
 
@@ -70,7 +73,8 @@ plugins {
     NodeAttestor "tpm_quote" { plugin_data { typo = 1 } }
     WorkloadAttestor "docker" { plugin_cmd = "x" plugin_data { a = 1 } }
 }
-telemetry {}
+telemetry { M3 = [ { address = "a:1" env = "x" } ] }
+health_checks { bind_port = 70000 }
 "#;
     let told = faults(text);
     for expected in [
@@ -92,7 +96,8 @@ telemetry {}
         "agent.conf:13: plugins.WorkloadAttestor \"docker\": there is no such workload attestor",
         "plugin_cmd is not supported",
         "a WorkloadAttestor is required",
-        "agent.conf:15: telemetry is not supported",
+        "agent.conf:15: telemetry.M3 is not supported",
+        "agent.conf:16: health_checks.bind_port",
     ] {
         assert!(told.contains(expected), "missing: {expected}\n{told}");
     }
@@ -128,7 +133,10 @@ fn the_command_line_wins() {
     assert_eq!((config.data_dir, config.socket_path), ("/d".into(), "/s".into()));
     assert_eq!(config.bootstrap, Bootstrap::Bundle { path: "/t".into(), format: BundleFormat::Spiffe });
     assert_eq!(config.join_token, Some(JoinToken::Value(Zeroizing::new("tok".into()))));
-    assert_eq!(config.log, LogConfig { file: None, level: LogLevel::Debug, format: LogFormat::Json });
+    assert_eq!(
+        config.log,
+        LogConfig { file: None, level: LogLevel::Debug, format: LogFormat::Json, source_location: false }
+    );
     let bare = GOOD.replace("server_address = \"127.0.0.1\"", "");
     assert!(read_with(&bare, &overrides).is_ok(), "what the command line gives need not be in the file");
     let bad = Overrides {
@@ -175,7 +183,7 @@ fn harmless_settings_of_spire_are_taken() {
     let text = GOOD.replace(
         "allow_software_keys = true",
         "allow_software_keys = true\ndisable_sds_api = true\ndisable_workload_api = false\nrebootstrap_mode = \"never\"\n\
-         rebootstrap_delay = \"10m\"\nx509_svid_cache_max_size = 0\nexperimental { use_sync_authorized_entries = true }",
+         rebootstrap_delay = \"10m\"\nx509_svid_cache_max_size = 0\nexperimental { use_sync_authorized_entries = true require_pq_kem = false }",
     );
     assert_eq!(read(&text).unwrap().cache_size, DEFAULT_CACHE_SIZE);
 }
@@ -217,4 +225,31 @@ fn a_join_token_is_never_shown() {
     )
     .unwrap();
     assert!(!format!("{config:?}").contains("hush"));
+}
+
+#[test]
+fn tokens_verifiers_and_the_admin_socket_are_configured_as_in_spire() {
+    let with = |lines: &str| {
+        GOOD.replace("allow_software_keys = true", &format!("allow_software_keys = true\n{lines}"))
+    };
+    let config = read(GOOD).unwrap();
+    assert_eq!((config.jwt_cache_size, config.jwt_cache_hit_timeout), (1000, Duration::from_secs(5)));
+    assert!(config.admin_socket_path.is_none() && !config.allow_unauthenticated_verifiers);
+    let config = read(&with(
+        "admin_socket_path = \"/run/private/admin.sock\"\nsocket_path = \"/run/public/api.sock\"\n\
+         jwt_svid_cache_max_size = 7\nallow_unauthenticated_verifiers = true\n\
+         experimental { jwt_svid_cache_hit_timeout = \"29s\" }",
+    ))
+    .unwrap();
+    assert_eq!((config.jwt_cache_size, config.jwt_cache_hit_timeout), (7, Duration::from_secs(29)));
+    assert_eq!(config.admin_socket_path, Some("/run/private/admin.sock".into()));
+    assert!(config.allow_unauthenticated_verifiers);
+    for bad in ["4s", "30s"] {
+        let told = faults(&with(&format!("experimental {{ jwt_svid_cache_hit_timeout = \"{bad}\" }}")));
+        assert!(told.contains("at least 5s and less than 30s"), "{told}");
+    }
+    for path in ["/run/api.sock", "/run/private/api.sock"] {
+        let lines = format!("socket_path = \"/run/public.sock\"\nadmin_socket_path = \"{path}\"");
+        assert!(faults(&with(&lines)).contains("must not be in the directory of socket_path"), "{path}");
+    }
 }

@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use hardroot_identity::{SpiffeId, X509Svid};
+use hardroot_telemetry::Call;
 use hardroot_transport::{RemoteKey, TlsIdentity};
 use tokio::time::Instant;
 
@@ -43,6 +44,16 @@ pub(super) enum Attempt {
     Tls(#[from] hardroot_transport::BadTlsIdentity),
     #[error("there is no trust bundle to judge the SVID by")]
     NoBundle,
+}
+
+impl Attempt {
+    /// The gRPC status that a metric shows.
+    pub(super) fn status(&self) -> &'static str {
+        match self {
+            Self::Server(error) => error.status_name(),
+            _ => "Unknown",
+        }
+    }
 }
 
 impl<S: Server> Lifecycle<S> {
@@ -110,10 +121,13 @@ impl<S: Server> Lifecycle<S> {
             (None, Some(svid)) => Ok(svid.key.clone()),
             (None, None) => self.keys.for_first_use().await.map_err(Attempt::from),
         };
+        let mut call = Call::start("node.attestor.new_svid");
+        call.label("attestor", self.settings.node_attestor);
         let outcome = match key {
             Ok(key) => self.attest_with(&key).await,
             Err(error) => Err(error),
         };
+        call.done(outcome.as_ref().err().map_or("OK", Attempt::status));
         let Err(error) = outcome else { return Ok(()) };
         if let Attempt::Server(refused) = error {
             if refused.is_ban() {
@@ -130,15 +144,20 @@ impl<S: Server> Lifecycle<S> {
                 // The reasons of calls with an SVID do not apply to a call without; distrust is worth its own line.
                 self.judge(&refused).await?;
             }
-            self.tell_failed_attestation(&refused);
+            let after = refused.asks_to_return();
+            self.tell_failed_attestation(&refused, after);
         } else {
-            self.tell_failed_attestation(&error);
+            self.tell_failed_attestation(&error, None);
         }
         Ok(())
     }
 
-    fn tell_failed_attestation(&mut self, error: &(dyn std::error::Error + 'static)) {
-        let pause = self.attest_retry.failed(Instant::now(), jitter());
+    fn tell_failed_attestation(
+        &mut self,
+        error: &(dyn std::error::Error + 'static),
+        asked: Option<std::time::Duration>,
+    ) {
+        let pause = self.attest_retry.after(Instant::now(), asked, jitter());
         tracing::warn!(
             error = %error,
             cause = %chain_of(error),
@@ -203,6 +222,8 @@ impl<S: Server> Lifecycle<S> {
         self.must_attest = None;
         self.authority_lost = false;
         self.status_posted = false;
+        // A stream is of the old identity; the next one goes on where it was.
+        self.followed = false;
         self.next_sync = Instant::now();
         self.sync_retry.succeeded();
         self.renew_retry.succeeded();
@@ -217,6 +238,7 @@ impl<S: Server> Lifecycle<S> {
         );
         let identity = TlsIdentity::new(svid.chain.clone(), std::sync::Arc::new(key))?;
         self.server.use_identity(Some(identity)).await;
+        self.status.svid_in_use(svid.chain.clone());
         Ok(())
     }
 

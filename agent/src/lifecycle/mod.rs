@@ -27,8 +27,9 @@ use tokio::time::Instant;
 
 use crate::attest::{AgentKey, AgentKeys};
 use crate::cache::{Cache, untainted};
+use crate::status::AgentStatus;
 use crate::storage::Storage;
-use crate::sync::{Server, ServerError};
+use crate::sync::{Resume, Server, ServerError};
 
 /// How often is looked whether something is due, at least.
 pub const TICK: Duration = Duration::from_secs(5);
@@ -38,6 +39,8 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 const LONGEST_ATTEST_PAUSE: Duration = Duration::from_secs(30);
 /// A difference between the clocks that is told.
 const CLOCK_STEP: Duration = Duration::from_secs(60);
+/// A server that does not push is asked again after this: it may have been replaced by one that does.
+const ASK_PUSH: Duration = Duration::from_secs(600);
 /// Most SVIDs asked for in one call (SPIRE's servers take no more).
 const MAX_BATCH: usize = 500;
 
@@ -52,6 +55,8 @@ pub struct Settings {
     pub sync_interval: Duration,
     /// Whether a refused attestation is final: a join token that was refused once is refused for ever.
     pub refusal_is_final: bool,
+    /// The node attestor's name, for metrics.
+    pub node_attestor: &'static str,
 }
 
 /// Why the agent's life ended otherwise than by request.
@@ -77,12 +82,13 @@ pub enum Ended {
 /// The agent's life. See the module.
 pub struct Lifecycle<S> {
     settings: Settings,
-    server: S,
+    server: Arc<S>,
     keys: AgentKeys,
     storage: Storage,
     cache: Arc<Cache>,
     bundles: Arc<BundleSet>,
     clock: Arc<dyn Clock>,
+    status: Arc<AgentStatus>,
 
     svid: Option<AgentSvid>,
     /// The CSR of the agent's key, so that a hardware key signs it once.
@@ -100,6 +106,12 @@ pub struct Lifecycle<S> {
     sync_retry: Retry,
     issue_retry: Retry,
     next_sync: Instant,
+    /// What the server pushed so far.
+    resume: Resume,
+    /// A stream is open: nothing is polled.
+    followed: bool,
+    /// When a server that does not push is asked again whether it does.
+    ask_push_at: Instant,
     batch: usize,
     synced: bool,
     clocks: (SystemTime, Instant),
@@ -110,7 +122,7 @@ pub struct Parts<S> {
     /// See [`Settings`].
     pub settings: Settings,
     /// The server.
-    pub server: S,
+    pub server: Arc<S>,
     /// The agent's key.
     pub keys: AgentKeys,
     /// The data directory.
@@ -121,13 +133,15 @@ pub struct Parts<S> {
     pub bundles: Arc<BundleSet>,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// Where others look at how the agent is.
+    pub status: Arc<AgentStatus>,
 }
 
 impl<S: Server> Lifecycle<S> {
     /// Puts the parts together.
     #[must_use]
     pub fn new(parts: Parts<S>) -> Self {
-        let Parts { settings, server, keys, storage, cache, bundles, clock } = parts;
+        let Parts { settings, server, keys, storage, cache, bundles, clock, status } = parts;
         let retry = || Retry::new(RETRY.0, RETRY.1);
         let clocks = (clock.now(), Instant::now());
         Self {
@@ -138,6 +152,7 @@ impl<S: Server> Lifecycle<S> {
             cache,
             bundles,
             clock,
+            status,
             svid: None,
             csr: None,
             pending_key: None,
@@ -149,6 +164,9 @@ impl<S: Server> Lifecycle<S> {
             sync_retry: retry(),
             issue_retry: retry(),
             next_sync: clocks.1,
+            resume: Resume::default(),
+            followed: false,
+            ask_push_at: clocks.1,
             batch: MAX_BATCH,
             synced: false,
             clocks,
@@ -173,8 +191,14 @@ impl<S: Server> Lifecycle<S> {
                 return ended;
             }
             let wake = self.wake_at();
+            let server = Arc::clone(&self.server);
             tokio::select! {
                 () = tokio::time::sleep_until(wake) => {}
+                pushed = server.pushed(), if self.followed => {
+                    if let Err(ended) = self.take_pushed(pushed).await {
+                        return ended;
+                    }
+                }
                 () = self.cache.demand(), if self.issue_retry.is_ready(Instant::now()) && self.synced => {}
             }
         }
@@ -193,7 +217,7 @@ impl<S: Server> Lifecycle<S> {
         }
         if self.needs_attestation().is_none() {
             let now = Instant::now();
-            if self.next_sync <= now && self.sync_retry.is_ready(now) {
+            if !self.followed && self.next_sync <= now && self.sync_retry.is_ready(now) {
                 self.synchronise().await?;
             }
             if self.synced && self.issue_retry.is_ready(Instant::now()) {
@@ -211,7 +235,9 @@ impl<S: Server> Lifecycle<S> {
         if self.needs_attestation().is_some() {
             sooner(self.attest_retry.at().unwrap_or(now));
         } else {
-            sooner(self.sync_retry.at().unwrap_or(self.next_sync));
+            if !self.followed {
+                sooner(self.sync_retry.at().unwrap_or(self.next_sync));
+            }
             if self.synced && !self.cache.wanted(1).is_empty() {
                 sooner(self.issue_retry.at().unwrap_or(now));
             }
@@ -320,7 +346,9 @@ impl<S: Server> Lifecycle<S> {
 
     async fn banned(&mut self) -> Ended {
         self.cache.clear();
+        (self.followed, self.resume) = (false, Resume::default());
         self.server.use_identity(None).await;
+        self.status.svid_in_use(Vec::new());
         self.svid = None;
         if let Err(error) = self.storage.forget_svid() {
             tracing::error!(error = %error, "the SVID of the banned agent cannot be removed");

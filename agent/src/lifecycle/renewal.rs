@@ -1,5 +1,6 @@
 //! Renewal of the agent's SVID at half of its lifetime.
 
+use hardroot_telemetry::Call;
 use tokio::time::Instant;
 
 use super::identity::{Attempt, chain_of};
@@ -12,16 +13,22 @@ impl<S: Server> Lifecycle<S> {
     pub(super) async fn renew(&mut self) -> Result<(), Ended> {
         let Some(svid) = self.svid.clone() else { return Ok(()) };
         tracing::info!(spiffe_id = %svid.id, by = if svid.reattestable { "attestation" } else { "RenewAgent" }, "renewing the agent's SVID");
+        let call = Call::start("agent_svid.rotate");
         let outcome = match self.key_for_renewal(&svid.key).await {
             Ok(key) if svid.reattestable => self.attest_with(&key).await,
             Ok(key) => self.renew_with(&key).await,
             Err(error) => Err(error),
         };
+        call.done(outcome.as_ref().err().map_or("OK", Attempt::status));
         let Err(error) = outcome else { return Ok(()) };
         if let Attempt::Server(refused) = &error {
             self.judge(refused).await?;
         }
-        let pause = self.renew_retry.failed(Instant::now(), jitter());
+        let asked = match &error {
+            Attempt::Server(refused) => refused.asks_to_return(),
+            _ => None,
+        };
+        let pause = self.renew_retry.after(Instant::now(), asked, jitter());
         tracing::warn!(
             error = %error,
             cause = %chain_of(&error),

@@ -4,43 +4,126 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use hardroot_identity::{Bundle, TrustDomain};
+use hardroot_telemetry::Call;
 use tokio::time::Instant;
 
 use super::identity::chain_of;
-use super::{Ended, Lifecycle, MAX_BATCH, jitter, refresh_at};
+use super::{ASK_PUSH, Ended, Lifecycle, MAX_BATCH, jitter, refresh_at};
 use crate::cache::{EntryChanges, Wanted};
-use crate::sync::{BadIssue, IssueRequest, Server, ServerError, WorkloadKey, check_workload_svid};
+use crate::sync::{
+    BadIssue, IssueRequest, Pushed, Resume, Server, ServerError, WorkloadKey, check_workload_svid,
+};
 
 impl<S: Server> Lifecycle<S> {
-    /// One synchronisation.
+    /// One synchronisation: the server pushes, or is polled when it does not.
     pub(super) async fn synchronise(&mut self) -> Result<(), Ended> {
-        match self.fetch().await {
-            Ok(changes) => {
-                let (upserts, kept) = (changes.upserts.len(), changes.unchanged.len());
-                self.cache.apply(changes);
-                if !self.synced || self.sync_retry.failures() > 0 {
-                    tracing::info!(entries = upserts + kept, "synchronised with the server");
-                }
-                self.synced = true;
-                self.sync_retry.succeeded();
+        let done = match self.follow().await {
+            // What it lacks comes by the stream.
+            Ok(true) => return Ok(()),
+            Ok(false) => self.poll().await,
+            Err(error) => Err(error),
+        };
+        match done {
+            Ok(entries) => {
+                self.in_step(entries);
                 self.next_sync = Instant::now() + self.settings.sync_interval;
                 self.post_status().await;
+                Ok(())
             }
+            Err(error) => self.not_in_step(&error).await,
+        }
+    }
+
+    /// Opens a stream, if the server has such a thing.
+    async fn follow(&mut self) -> Result<bool, ServerError> {
+        let now = Instant::now();
+        if now < self.ask_push_at {
+            return Ok(false);
+        }
+        self.followed = self.server.follow(self.resume.clone()).await?;
+        if !self.followed {
+            tracing::debug!("the server does not push changes; it is polled");
+            self.ask_push_at = now + ASK_PUSH;
+        }
+        Ok(self.followed)
+    }
+
+    async fn poll(&mut self) -> Result<usize, ServerError> {
+        // The cache will hold what no stream knows of.
+        self.resume = Resume::default();
+        let call = Call::start("manager.sync.fetch_entries_updates");
+        let fetched = self.fetch().await;
+        call.done(fetched.as_ref().err().map_or("OK", ServerError::status_name));
+        let changes = fetched?;
+        let entries = changes.upserts.len() + changes.unchanged.len();
+        self.cache.apply(changes);
+        Ok(entries)
+    }
+
+    /// Takes what came by the stream.
+    pub(super) async fn take_pushed(&mut self, pushed: Result<Pushed, ServerError>) -> Result<(), Ended> {
+        // Nobody waited for an answer: the time told is what taking it in needs.
+        let call = Call::start("manager.sync.fetch_entries_updates");
+        let pushed = match pushed {
+            Ok(pushed) => pushed,
             Err(error) => {
-                self.judge(&error).await?;
-                if let Some(why) = self.must_attest {
-                    tracing::warn!(error = %error, reason = why, "synchronisation was refused; attesting anew");
-                    return Ok(());
-                }
-                let pause = self.sync_retry.failed(Instant::now(), jitter());
-                tracing::warn!(
-                    error = %error,
-                    cause = %chain_of(&error),
-                    retry_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
-                    "synchronisation failed; workloads are served what is still valid"
-                );
+                call.done(error.status_name());
+                self.followed = false;
+                self.next_sync = Instant::now();
+                return self.not_in_step(&error).await;
+            }
+        };
+        // Bundles first: a workload's first answer shall be whole.
+        let mut federated = self.cache.bundles();
+        federated.remove(&self.settings.trust_domain);
+        for trust_domain in &pushed.removed_bundles {
+            federated.remove(trust_domain);
+        }
+        for bundle in pushed.bundles {
+            if bundle.trust_domain == self.settings.trust_domain {
+                self.take_own_bundle(bundle);
+            } else {
+                federated.insert(bundle.trust_domain.clone(), Arc::new(bundle));
             }
         }
+        self.publish_bundles(federated);
+        if pushed.everything {
+            self.cache.apply(EntryChanges { upserts: pushed.upserts, ..EntryChanges::default() });
+        } else {
+            self.cache.patch(pushed.upserts, &pushed.removed);
+        }
+        call.done("OK");
+        self.resume = pushed.resume;
+        if pushed.number != 0 {
+            self.server.acknowledge(pushed.number).await;
+        }
+        self.in_step(self.cache.counts().entries);
+        self.post_status().await;
+        Ok(())
+    }
+
+    fn in_step(&mut self, entries: usize) {
+        if !self.synced || self.sync_retry.failures() > 0 {
+            tracing::info!(entries, pushed = self.followed, "synchronised with the server");
+        }
+        self.synced = true;
+        self.status.synchronised(self.clock.now());
+        self.sync_retry.succeeded();
+    }
+
+    async fn not_in_step(&mut self, error: &ServerError) -> Result<(), Ended> {
+        self.judge(error).await?;
+        if let Some(why) = self.must_attest {
+            tracing::warn!(error = %error, reason = why, "synchronisation was refused; attesting anew");
+            return Ok(());
+        }
+        let pause = self.sync_retry.after(Instant::now(), error.asks_to_return(), jitter());
+        tracing::warn!(
+            error = %error,
+            cause = %chain_of(error),
+            retry_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
+            "synchronisation failed; workloads are served what is still valid"
+        );
         Ok(())
     }
 
@@ -109,11 +192,11 @@ impl<S: Server> Lifecycle<S> {
         let keys = match made {
             Ok(Ok(keys)) => keys,
             Ok(Err(error)) => {
-                self.issuing_failed(&error);
+                self.issuing_failed(&error, None);
                 return Ok(());
             }
             Err(error) => {
-                self.issuing_failed(&error);
+                self.issuing_failed(&error, None);
                 return Ok(());
             }
         };
@@ -122,7 +205,10 @@ impl<S: Server> Lifecycle<S> {
             .zip(&keys)
             .map(|(w, key)| IssueRequest { entry_id: w.entry.id.clone(), csr: key.csr().to_vec() })
             .collect();
-        match self.server.issue(requests).await {
+        let call = Call::start("manager.sync.fetch_svids_updates");
+        let issued = self.server.issue(requests).await;
+        call.done(issued.as_ref().err().map_or("OK", ServerError::status_name));
+        match issued {
             Ok(outcomes) => {
                 self.issue_retry.succeeded();
                 self.batch = (self.batch * 2).min(MAX_BATCH);
@@ -138,7 +224,7 @@ impl<S: Server> Lifecycle<S> {
                 self.judge(&error).await?;
                 // A server under pressure, or a link too slow for so much at once.
                 self.batch = (self.batch / 2).max(1);
-                self.issuing_failed(&error);
+                self.issuing_failed(&error, error.asks_to_return());
             }
         }
         Ok(())
@@ -179,8 +265,12 @@ impl<S: Server> Lifecycle<S> {
         self.cache.failed(wish);
     }
 
-    fn issuing_failed(&mut self, error: &(dyn std::error::Error + 'static)) {
-        let pause = self.issue_retry.failed(Instant::now(), jitter());
+    fn issuing_failed(
+        &mut self,
+        error: &(dyn std::error::Error + 'static),
+        asked: Option<std::time::Duration>,
+    ) {
+        let pause = self.issue_retry.after(Instant::now(), asked, jitter());
         tracing::warn!(
             error = %error,
             cause = %chain_of(error),

@@ -16,7 +16,8 @@ use tonic::Status;
 use super::*;
 use crate::cache::{AuthorizedEntry, EntryChanges};
 use crate::source::{Availability, IdentitySource};
-use crate::sync::{Attested, IssueRequest, Refused};
+use crate::status::AgentStatus;
+use crate::sync::{Attested, IssueRequest, Pushed, Refused, Resume};
 use crate::testing::{CountingKeys, TestCa, memory_keys};
 
 const AGENT: &str = "spiffe://example.org/spire/agent/test/node";
@@ -66,10 +67,29 @@ struct Script {
     calls: Vec<String>,
     identity: Option<Vec<u8>>,
     data_dir: std::path::PathBuf,
+    /// Whether it has streams.
+    pushes: bool,
+    pushed: VecDeque<Result<Pushed, ServerError>>,
+    resumes: Vec<Resume>,
+}
+
+impl Script {
+    /// The first update of a stream.
+    fn everything(&self) -> Pushed {
+        Pushed {
+            everything: true,
+            upserts: self.known.clone(),
+            bundles: vec![self.ca.bundle()],
+            resume: Resume { token: self.known.len().to_string().into_bytes(), ..Resume::default() },
+            number: 1,
+            ..Pushed::default()
+        }
+    }
 }
 
 #[derive(Clone)]
 struct FakeServer {
+    wake: Arc<tokio::sync::Notify>,
     script: Arc<Mutex<Script>>,
     clock: TestClock,
 }
@@ -117,6 +137,48 @@ impl FakeServer {
         self.script.lock().unwrap().calls.iter().filter(|c| *c == name).count()
     }
 
+    fn push(&self, next: Result<Pushed, ServerError>) {
+        self.with(|s| s.pushed.push_back(next));
+        self.wake.notify_one();
+    }
+
+    fn update(&self, number: u64, token: &str) -> Pushed {
+        Pushed {
+            number,
+            resume: Resume { token: token.as_bytes().to_vec(), ..Resume::default() },
+            ..Pushed::default()
+        }
+    }
+
+    /// How often it was asked what changed.
+    fn asked(&self) -> usize {
+        self.calls("entries") + self.calls("follow")
+    }
+
+    /// It is not there any more: streams break.
+    fn goes_away(&self) {
+        self.with(|s| s.away = true);
+        self.push(Err(away()));
+    }
+
+    /// It will not talk to this agent: at the next poll, or by the end of the stream.
+    fn denies(&self, reason: Reason) {
+        if self.with(|s| s.pushes) {
+            self.push(Err(denied("Follow", reason)));
+        } else {
+            self.with(|s| s.entries.push_back(denied("SyncAuthorizedEntries", reason)));
+        }
+    }
+
+    /// Something changes, and is told to whoever has a stream: as the first update of one, which says everything.
+    fn changes(&self, change: impl FnOnce(&mut Script)) {
+        let update = self.with(|s| {
+            change(s);
+            s.everything()
+        });
+        self.push(Ok(update));
+    }
+
     fn with<T>(&self, change: impl FnOnce(&mut Script) -> T) -> T {
         change(&mut self.script.lock().unwrap())
     }
@@ -152,6 +214,38 @@ impl Server for FakeServer {
             }
             s.identity = leaf;
         });
+    }
+
+    async fn follow(&self, resume: Resume) -> Result<bool, ServerError> {
+        if !self.with(|s| s.pushes) {
+            return Ok(false);
+        }
+        self.call("follow", |s| &mut s.entries)?;
+        self.with(|s| {
+            s.resumes.push(resume.clone());
+            // What the agent says it has is current, or it gets everything.
+            let current = resume.token == s.known.len().to_string().into_bytes();
+            s.pushed.clear();
+            if !current {
+                let update = s.everything();
+                s.pushed.push_back(Ok(update));
+            }
+        });
+        self.wake.notify_one();
+        Ok(true)
+    }
+
+    async fn pushed(&self) -> Result<Pushed, ServerError> {
+        loop {
+            if let Some(next) = self.with(|s| s.pushed.pop_front()) {
+                return next;
+            }
+            self.wake.notified().await;
+        }
+    }
+
+    async fn acknowledge(&self, number: u64) {
+        self.with(|s| s.calls.push(format!("ack {number}")));
     }
 
     async fn entries(&self, _known: &Cache) -> Result<EntryChanges, ServerError> {
@@ -215,8 +309,15 @@ fn entry(id: &str) -> AuthorizedEntry {
         revision: 0,
         created_at: 0,
         prefetch: true,
+        jwt_include_jti: false,
         store_svid: false,
     }
+}
+
+fn rig_by(way: Way, reattestable: bool, keys: Arc<dyn KeyManager>) -> Rig {
+    let rig = rig(reattestable, keys);
+    rig.server.with(|s| s.pushes = way == Way::Pushed);
+    rig
 }
 
 fn rig(reattestable: bool, keys: Arc<dyn KeyManager>) -> Rig {
@@ -236,29 +337,39 @@ fn rig(reattestable: bool, keys: Arc<dyn KeyManager>) -> Rig {
         calls: vec![],
         identity: None,
         data_dir: dir.path().to_owned(),
+        pushes: false,
+        pushed: VecDeque::new(),
+        resumes: vec![],
     };
     // The server's clock is right, whatever becomes of the agent's.
     let right = TestClock { offset: Arc::default(), ..clock.clone() };
-    Rig { server: FakeServer { script: Arc::new(Mutex::new(script)), clock: right }, clock, keys, dir }
+    Rig {
+        server: FakeServer { wake: Arc::default(), script: Arc::new(Mutex::new(script)), clock: right },
+        clock,
+        keys,
+        dir,
+    }
 }
 
 impl Rig {
     fn start(&self, refusal_is_final: bool) -> Running {
         let wall = self.clock.clone();
-        let cache = Arc::new(Cache::new(td(), 1000, Arc::new(move || wall.now())));
+        let cache = Arc::new(Cache::new(td(), 1000, 1000, Arc::new(move || wall.now())));
         let parts = Parts {
             settings: Settings {
                 trust_domain: td(),
                 workload_key_type: KeyType::EcP256,
                 sync_interval: Duration::from_secs(5),
                 refusal_is_final,
+                node_attestor: "fake",
             },
-            server: self.server.clone(),
+            server: Arc::new(self.server.clone()),
             keys: AgentKeys::new(Arc::clone(&self.keys)),
             storage: Storage::open(self.dir.path()).unwrap(),
             cache: Arc::clone(&cache),
             bundles: Arc::new(BundleSet::new([self.server.with(|s| s.ca.bundle())])),
             clock: Arc::new(self.clock.clone()),
+            status: Arc::new(AgentStatus::new()),
         };
         let shutdown = Shutdown::new();
         let task = tokio::spawn(Lifecycle::new(parts).run(shutdown.clone()));
@@ -287,6 +398,43 @@ impl Running {
     }
 }
 
+/// How the server tells what changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Polled,
+    Pushed,
+}
+
+/// Stories that are the same whether the agent polls or is told.
+macro_rules! either_way {
+    ($($story:ident),* $(,)?) => { $(
+        mod $story {
+            #[tokio::test(start_paused = true)]
+            async fn polled() {
+                super::$story(super::Way::Polled).await;
+            }
+
+            #[tokio::test(start_paused = true)]
+            async fn pushed() {
+                super::$story(super::Way::Pushed).await;
+            }
+        }
+    )* };
+}
+
+either_way! {
+    a_node_attests_and_serves_and_a_restart_needs_no_attestation,
+    a_start_without_the_server_keeps_trying,
+    a_server_that_does_not_know_the_agent_gets_a_new_proof,
+    a_banned_agent_serves_nobody_and_ends,
+    cut_off_workloads_are_served_until_expiry_and_healing_needs_no_restart,
+    workload_svids_are_renewed_at_half_life_and_batches_shrink_under_pressure,
+    a_clock_that_was_set_back_throws_nothing_away,
+    a_new_bundle_is_stored_and_pushed,
+    an_entry_for_the_wrong_identity_is_never_served,
+    renewal_is_at_half_life_with_a_new_software_key_and_a_failed_one_keeps_the_old,
+}
+
 /// Waits on paused time until it is so.
 async fn until(what: &str, so: impl Fn() -> bool) {
     for _ in 0..200_000 {
@@ -298,9 +446,8 @@ async fn until(what: &str, so: impl Fn() -> bool) {
     panic!("never: {what}");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_node_attests_and_serves_and_a_restart_needs_no_attestation() {
-    let rig = rig(false, memory_keys());
+async fn a_node_attests_and_serves_and_a_restart_needs_no_attestation(way: Way) {
+    let rig = rig_by(way, false, memory_keys());
     let running = rig.start(true);
     assert!(matches!(*running.stream().borrow(), Availability::Starting));
     running.ready().await;
@@ -340,27 +487,26 @@ async fn a_damaged_or_foreign_state_means_attesting_anew() {
     assert_eq!(elsewhere.server.calls("attest"), 3, "an SVID without its key is worth nothing");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_start_without_the_server_keeps_trying() {
-    let rig = rig(false, memory_keys());
+async fn a_start_without_the_server_keeps_trying(way: Way) {
+    let rig = rig_by(way, false, memory_keys());
     let running = rig.start(true);
     running.ready().await;
     running.stop().await;
-    rig.server.with(|s| s.away = true);
+    rig.server.goes_away();
+    let before = rig.server.asked();
     let running = rig.start(true);
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert!(!running.task.is_finished());
     assert!(matches!(*running.stream().borrow(), Availability::Starting));
-    assert!(rig.server.calls("entries") < 60, "with pauses");
+    assert!((2..60).contains(&(rig.server.asked() - before)), "with pauses");
     rig.server.with(|s| s.away = false);
     running.ready().await;
     assert_eq!(rig.server.calls("attest"), 1);
     running.stop().await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn renewal_is_at_half_life_with_a_new_software_key_and_a_failed_one_keeps_the_old() {
-    let rig = rig(false, memory_keys());
+async fn renewal_is_at_half_life_with_a_new_software_key_and_a_failed_one_keeps_the_old(way: Way) {
+    let rig = rig_by(way, false, memory_keys());
     let running = rig.start(true);
     running.ready().await;
     let first = rig.server.with(|s| s.identity.clone());
@@ -397,28 +543,28 @@ async fn a_hardware_node_renews_by_attesting_with_the_same_key_and_one_csr() {
     again.stop().await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_server_that_does_not_know_the_agent_gets_a_new_proof() {
+async fn a_server_that_does_not_know_the_agent_gets_a_new_proof(way: Way) {
     for reason in
         [Reason::AgentExpired, Reason::AgentNotAttested, Reason::AgentNotActive, Reason::AgentMustReattest]
     {
-        let rig = rig(true, memory_keys());
+        let rig = rig_by(way, true, memory_keys());
         let running = rig.start(false);
         running.ready().await;
-        rig.server.with(|s| s.entries.push_back(denied("SyncAuthorizedEntries", reason)));
+        let before = rig.server.asked();
+        rig.server.denies(reason);
         until("attested in place", || rig.server.calls("attest") == 2).await;
+        until("asked again", || rig.server.asked() > before + usize::from(way == Way::Polled)).await;
         running.ready().await;
         assert!(!running.task.is_finished());
         running.stop().await;
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_banned_agent_serves_nobody_and_ends() {
-    let rig = rig(true, memory_keys());
+async fn a_banned_agent_serves_nobody_and_ends(way: Way) {
+    let rig = rig_by(way, true, memory_keys());
     let running = rig.start(false);
     running.ready().await;
-    rig.server.with(|s| s.entries.push_back(denied("SyncAuthorizedEntries", Reason::AgentBanned)));
+    rig.server.denies(Reason::AgentBanned);
     let Running { cache, task, .. } = running;
     assert!(matches!(task.await.unwrap(), Err(Ended::Banned)));
     let stream = cache.subscribe(vec!["unix:uid:1".parse().unwrap()]);
@@ -471,12 +617,11 @@ async fn an_svid_for_another_key_is_not_used() {
     running.stop().await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn cut_off_workloads_are_served_until_expiry_and_healing_needs_no_restart() {
-    let rig = rig(true, memory_keys());
+async fn cut_off_workloads_are_served_until_expiry_and_healing_needs_no_restart(way: Way) {
+    let rig = rig_by(way, true, memory_keys());
     let running = rig.start(false);
     running.ready().await;
-    rig.server.with(|s| s.away = true);
+    rig.server.goes_away();
     let mut stream = running.stream();
     tokio::time::sleep(WORKLOAD_TTL / 2).await;
     assert!(matches!(*stream.borrow_and_update(), Availability::Ready(_)));
@@ -489,9 +634,8 @@ async fn cut_off_workloads_are_served_until_expiry_and_healing_needs_no_restart(
     running.stop().await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn workload_svids_are_renewed_at_half_life_and_batches_shrink_under_pressure() {
-    let rig = rig(true, memory_keys());
+async fn workload_svids_are_renewed_at_half_life_and_batches_shrink_under_pressure(way: Way) {
+    let rig = rig_by(way, true, memory_keys());
     rig.server.with(|s| {
         s.known = (0..8).map(|n| entry(&format!("e{n}"))).collect();
         s.issue =
@@ -510,9 +654,8 @@ async fn workload_svids_are_renewed_at_half_life_and_batches_shrink_under_pressu
     running.stop().await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_clock_that_was_set_back_throws_nothing_away() {
-    let rig = rig(true, memory_keys());
+async fn a_clock_that_was_set_back_throws_nothing_away(way: Way) {
+    let rig = rig_by(way, true, memory_keys());
     let running = rig.start(false);
     running.ready().await;
     rig.clock.set_off_by(-1_700_000_000);
@@ -529,15 +672,14 @@ async fn a_clock_that_was_set_back_throws_nothing_away() {
     again.stop().await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_new_bundle_is_stored_and_pushed() {
-    let rig = rig(true, memory_keys());
+async fn a_new_bundle_is_stored_and_pushed(way: Way) {
+    let rig = rig_by(way, true, memory_keys());
     let running = rig.start(false);
     running.ready().await;
     let mut stream = running.stream();
     stream.borrow_and_update();
     let before = rig.state("bundle.json");
-    rig.server.with(|s| s.ca = TestCa::new(&td()));
+    rig.server.changes(|s| s.ca = TestCa::new(&td()));
     until("new bundle on disk", || rig.state("bundle.json") != before).await;
     // The old SVIDs no longer verify: they are replaced at once, from the new authority.
     until("agent renewed", || rig.server.calls("attest") >= 1).await;
@@ -548,19 +690,61 @@ async fn a_new_bundle_is_stored_and_pushed() {
     running.stop().await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn an_entry_for_the_wrong_identity_is_never_served() {
-    let rig = rig(true, memory_keys());
+async fn an_entry_for_the_wrong_identity_is_never_served(way: Way) {
+    let rig = rig_by(way, true, memory_keys());
     let running = rig.start(false);
     running.ready().await;
     let id: SpiffeId = "spiffe://example.org/other".parse().unwrap();
-    rig.server
-        .with(|s| s.known = vec![AuthorizedEntry { revision: 1, spiffe_id: id.clone(), ..entry("web") }]);
+    let other = AuthorizedEntry { revision: 1, spiffe_id: id.clone(), ..entry("web") };
+    rig.server.changes(|s| s.known = vec![other]);
     let mut stream = running.stream();
     let served = stream
         .wait_for(|a| matches!(a, Availability::Ready(update) if update.identities[0].spiffe_id == id))
         .await
         .is_ok();
     assert!(served);
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_pushed_is_served_without_a_poll_and_a_stream_goes_on_after_it_broke() {
+    let rig = rig(true, memory_keys());
+    rig.server.with(|s| s.pushes = true);
+    let running = rig.start(true);
+    running.ready().await;
+    until("acknowledged", || rig.server.calls("ack 1") == 1).await;
+    let other = AuthorizedEntry { spiffe_id: "spiffe://example.org/db".parse().unwrap(), ..entry("db") };
+    rig.server.with(|s| s.known.push(other.clone()));
+    rig.server.push(Ok(Pushed { upserts: vec![other], ..rig.server.update(2, "2") }));
+    until("the change arrives", || running.cache.counts().entries == 2).await;
+    // Far longer than the interval of polls.
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(rig.server.calls("entries"), 0, "nothing is polled");
+    rig.server.push(Err(refused("Follow", Status::unavailable("stopping"))));
+    until("a new stream", || rig.server.calls("follow") == 2).await;
+    assert_eq!(rig.server.with(|s| s.resumes[1].token.clone()), b"2", "it says where it was");
+    rig.server.with(|s| drop(s.known.remove(0)));
+    rig.server.push(Ok(Pushed { removed: vec!["web".into()], ..rig.server.update(3, "1") }));
+    until("the removal arrives", || running.cache.counts().entries == 1).await;
+    assert_eq!(rig.server.calls("entries"), 0);
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_without_streams_is_polled_and_asked_again_later() {
+    let rig = rig(true, memory_keys());
+    let running = rig.start(true);
+    running.ready().await;
+    until("polls", || rig.server.calls("entries") > 3).await;
+    rig.server.with(|s| s.pushes = true);
+    until("the stream", || rig.server.calls("follow") == 1).await;
+    assert_eq!(
+        rig.server.with(|s| s.resumes[0].clone()),
+        Resume::default(),
+        "no stream knows what polls brought"
+    );
+    let polls = rig.server.calls("entries");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(rig.server.calls("entries"), polls);
     running.stop().await;
 }

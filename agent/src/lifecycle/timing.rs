@@ -70,6 +70,23 @@ impl Retry {
         pause
     }
 
+    /// Notes a failure after which the server said when to come back; never sooner, and spread over a quarter more, so that
+    /// agents that were told the same do not come together. `jitter` is from -1 to 1.
+    pub fn told(&mut self, now: Instant, after: Duration, jitter: f64) -> Duration {
+        let pause = after.max(self.min).mul_f64(1.0 + (jitter.clamp(-1.0, 1.0) + 1.0) / 8.0);
+        self.failures = self.failures.saturating_add(1);
+        self.at = Some(now + pause);
+        pause
+    }
+
+    /// [`Retry::told`] when the server said when to come back, [`Retry::failed`] when it did not.
+    pub fn after(&mut self, now: Instant, asked: Option<Duration>, jitter: f64) -> Duration {
+        match asked {
+            Some(after) => self.told(now, after, jitter),
+            None => self.failed(now, jitter),
+        }
+    }
+
     /// Notes a success.
     pub fn succeeded(&mut self) {
         self.failures = 0;
@@ -118,6 +135,19 @@ mod tests {
             proptest::prop_assert!(pause >= min / 2 && pause <= max * 3 / 2);
             proptest::prop_assert!(!retry.is_ready(now) && retry.is_ready(now + pause));
         }
+    }
+
+    #[test]
+    fn the_servers_word_is_kept_and_spread() {
+        let mut retry = Retry::new(Duration::from_secs(1), Duration::from_secs(60));
+        let (now, asked) = (Instant::now(), Duration::from_secs(80));
+        let pauses: Vec<u64> =
+            [-1.0, 0.0, 1.0, 7.0].map(|jitter| retry.told(now, asked, jitter).as_secs()).to_vec();
+        assert_eq!(pauses, [80, 90, 100, 100], "never sooner than asked");
+        assert_eq!(retry.failures(), 4);
+        assert_eq!(retry.told(now, Duration::ZERO, -1.0), Duration::from_secs(1));
+        retry.succeeded();
+        assert_eq!(retry.after(now, None, 0.0), Duration::from_secs(1));
     }
 
     #[test]

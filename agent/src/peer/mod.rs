@@ -213,7 +213,8 @@ impl Peer {
         self.0.handle.check_alive(self.0.pid)
     }
 
-    /// Looks at the process again.
+    /// Looks at the process again. The kernel answers from memory and asks no file system, so that this may be done
+    /// where nothing may block.
     ///
     /// # Errors
     /// It has ended, runs another program, or has another effective user or group than when it connected: such a process may not

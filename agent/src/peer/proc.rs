@@ -103,10 +103,14 @@ pub fn parse_status(bytes: &[u8]) -> Result<Status, BadProc> {
 }
 
 fn ids(line: &[u8], key: &'static str) -> Result<Vec<u32>, BadProc> {
-    let words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
-    words
-        .map(|word| number(word).and_then(|n| u32::try_from(n).ok()).ok_or(BadProc::NotANumber(key)))
-        .collect()
+    let words = || line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+    // Counted first: a list that grows costs several times what it holds.
+    let mut ids = Vec::with_capacity(words().count());
+    for word in words() {
+        let id = number(word).and_then(|n| u32::try_from(n).ok()).ok_or(BadProc::NotANumber(key))?;
+        ids.push(id);
+    }
+    Ok(ids)
 }
 
 /// Digits only: no sign, no space.

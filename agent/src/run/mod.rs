@@ -3,6 +3,7 @@
 mod attestor;
 mod keys;
 mod node;
+mod reload;
 
 use std::io;
 use std::process::ExitCode;
@@ -10,8 +11,10 @@ use std::process::ExitCode;
 pub use attestor::TokenSource;
 use hardroot_config::LoadError;
 use hardroot_runtime::logs::LogError;
+use hardroot_telemetry::TelemetryError;
 pub(crate) use keys::open_tpm;
 pub use node::{Started, node, start};
+pub use reload::Reader;
 
 use crate::attest::BootstrapError;
 use crate::lifecycle::Ended;
@@ -72,6 +75,21 @@ pub enum RunError {
     /// The Workload API cannot be served.
     #[error("the Workload API cannot be served")]
     WorkloadApi(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The admin API cannot be served.
+    #[error("the admin API cannot be served")]
+    AdminApi(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Metrics cannot be served.
+    #[error("metrics cannot be served")]
+    Telemetry(#[from] TelemetryError),
+    /// Health cannot be told over HTTP.
+    #[error("cannot listen on {address} for health checks; is something else running there?")]
+    HealthListener {
+        /// Where.
+        address: String,
+        /// What the system said.
+        #[source]
+        cause: io::Error,
+    },
     /// The agent may not go on.
     #[error(transparent)]
     Ended(#[from] Ended),
@@ -88,7 +106,7 @@ impl RunError {
             Self::Tpm { .. } => 5,
             Self::Attestor { .. } => 6,
             Self::Bootstrap(_) => 7,
-            Self::WorkloadApi(_) => 8,
+            Self::WorkloadApi(_) | Self::AdminApi(_) | Self::Telemetry(_) | Self::HealthListener { .. } => 8,
             Self::Ended(Ended::Refused { .. }) => 9,
             Self::Ended(Ended::Banned) => 10,
         })

@@ -6,16 +6,18 @@
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use hardroot_identity::{BadBundle, Bundle, TrustDomain};
+use hardroot_identity::{BadBundle, Bundle, MAX_CHAIN_CERTIFICATES, TrustDomain};
 use hardroot_runtime::state::{self, StateError};
 use nix::fcntl::{Flock, FlockArg};
-use serde::{Deserialize, Serialize};
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The agent's SVID and what belongs to it.
 const SVID_FILE: &str = "agent-svid.json";
@@ -88,13 +90,11 @@ impl StoredSvid {
         if file.version != 1 {
             return Err(format!("it has version {}, this agent knows version 1", file.version));
         }
-        let decode = |text: &String| STANDARD.decode(text).map_err(|e| e.to_string());
-        let chain = file.chain.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
+        let chain: Vec<Vec<u8>> = file.chain.0.into_iter().map(|Der(der)| der).collect();
         if chain.is_empty() {
             return Err("it holds no certificate".to_owned());
         }
-        let csr = file.csr.as_ref().map(decode).transpose()?;
-        Ok(Self { chain, reattestable: file.reattestable, csr })
+        Ok(Self { chain, reattestable: file.reattestable, csr: file.csr.map(|Der(der)| der) })
     }
 }
 
@@ -102,9 +102,66 @@ impl StoredSvid {
 #[serde(deny_unknown_fields)]
 struct SvidFile {
     version: u32,
-    chain: Vec<String>,
+    chain: Chain,
     reattestable: bool,
-    csr: Option<String>,
+    csr: Option<Der>,
+}
+
+/// DER, in base64 in the file.
+struct Der(Vec<u8>);
+
+impl Serialize for Der {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Der {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Base64;
+        impl Visitor<'_> for Base64 {
+            type Value = Der;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("base64")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Der, E> {
+                STANDARD.decode(text).map(Der).map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_str(Base64)
+    }
+}
+
+/// Certificates, leaf first; more than a chain may have are not read.
+#[derive(Serialize)]
+struct Chain(Vec<Der>);
+
+impl<'de> Deserialize<'de> for Chain {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct List;
+        impl<'de> Visitor<'de> for List {
+            type Value = Chain;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of certificates")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Chain, A::Error> {
+                let mut chain = Vec::new();
+                while let Some(der) = list.next_element()? {
+                    if chain.len() == MAX_CHAIN_CERTIFICATES {
+                        let most = format_args!("more than {MAX_CHAIN_CERTIFICATES} certificates");
+                        return Err(serde::de::Error::custom(most));
+                    }
+                    chain.push(der);
+                }
+                Ok(Chain(chain))
+            }
+        }
+        deserializer.deserialize_seq(List)
+    }
 }
 
 /// An agent's data directory, for this process alone.
@@ -156,9 +213,9 @@ impl Storage {
     pub fn keep_svid(&self, svid: &StoredSvid) -> Result<(), StorageError> {
         let file = SvidFile {
             version: 1,
-            chain: svid.chain.iter().map(|der| STANDARD.encode(der)).collect(),
+            chain: Chain(svid.chain.iter().map(|der| Der(der.clone())).collect()),
             reattestable: svid.reattestable,
-            csr: svid.csr.as_ref().map(|der| STANDARD.encode(der)),
+            csr: svid.csr.clone().map(Der),
         };
         let bytes = serde_json::to_vec(&file).unwrap_or_default();
         state::write_checked(&self.dir.join(SVID_FILE), &bytes, FILE_MODE).map_err(StorageError::Write)

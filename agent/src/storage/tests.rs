@@ -77,11 +77,25 @@ fn damage_is_set_aside_and_never_fatal() {
         let storage = Storage::open(dir.path()).unwrap();
         storage.keep_svid(&stored()).unwrap();
         damage(&dir.path().join(SVID_FILE));
+        let damaged = std::fs::read(dir.path().join(SVID_FILE)).unwrap();
         assert_eq!(storage.svid(), None);
-        assert!(dir.path().join(format!("{SVID_FILE}.damaged-1")).exists(), "kept for whoever looks into it");
+        let kept = std::fs::read(dir.path().join(format!("{SVID_FILE}.damaged-1"))).unwrap();
+        assert_eq!(kept, damaged, "for whoever looks into it");
         storage.keep_svid(&stored()).unwrap();
         assert_eq!(storage.svid(), Some(stored()), "and the next one is written as ever");
     }
+}
+
+#[test]
+fn a_chain_has_as_many_certificates_as_a_chain_may_have() {
+    let of = |count: usize| {
+        let chain = vec!["AQID"; count];
+        serde_json::json!({"version": 1, "chain": chain, "reattestable": false, "csr": null}).to_string()
+    };
+    let read = |count| StoredSvid::decode(of(count).as_bytes()).map(|stored| stored.chain);
+    assert_eq!(read(10), Ok(vec![vec![1, 2, 3]; 10]));
+    assert!(read(11).unwrap_err().starts_with("more than 10 certificates"));
+    assert!(StoredSvid::decode(of(1).replace("AQID", "AQI").as_bytes()).is_err(), "no base64");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! `SyncAuthorizedEntries`: the whole set when it is small, else revisions first and then what differs.
 
+use std::time::Duration;
+
 use hardroot_api::spire::api::server::entry::v1::entry_client::EntryClient;
 use hardroot_api::spire::api::server::entry::v1::{
     SyncAuthorizedEntriesRequest, SyncAuthorizedEntriesResponse,
@@ -11,6 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
 use super::server::ServerError;
+use super::wire;
 use crate::cache::{AuthorizedEntry, Cache, EntryChanges, EntryVersion};
 
 const RPC: &str = "SyncAuthorizedEntries";
@@ -40,14 +43,18 @@ pub(super) async fn sync(
     channel: Channel,
     trust_domain: &TrustDomain,
     known: &Cache,
+    limit: Duration,
 ) -> Result<EntryChanges, ServerError> {
     let call = ServerError::call(RPC);
     let (requests, outgoing) = mpsc::channel(1);
     let first = SyncAuthorizedEntriesRequest { output_mask: Some(MASK), ids: vec![] };
     send(&requests, first).await?;
     let mut client = EntryClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
-    let mut answers =
-        client.sync_authorized_entries(ReceiverStream::new(outgoing)).await.map_err(&call)?.into_inner();
+    let mut answers = client
+        .sync_authorized_entries(wire::within(ReceiverStream::new(outgoing), limit))
+        .await
+        .map_err(&call)?
+        .into_inner();
 
     let mut collected = Collected { trust_domain, changes: EntryChanges::default() };
     let mut page = answers.message().await.map_err(&call)?.ok_or_else(closed)?;

@@ -17,7 +17,8 @@ use hardroot_api::spire::api::types::AttestationData;
 use hardroot_identity::{Bundle, SpiffeId, TrustDomain};
 use hardroot_node_attestors::{AgentAttestor, AttestationSubject};
 use hardroot_transport::{
-    BundleSet, BundleSource, ConnectOptions, IdentitySlot, ServerTrust, TlsIdentity, client_config, connect,
+    BundleSet, BundleSource, ConnectOptions, IdentitySlot, ServerTrust, TlsIdentity, TlsPolicy,
+    client_config_with, connect,
 };
 use tokio::sync::{Mutex, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -25,6 +26,7 @@ use tonic::Code;
 use tonic::transport::Channel;
 
 use super::entries::{self, MAX_MESSAGE};
+use super::push::{Follow, Pushed, Resume};
 use super::server::{Attested, IssueRequest, Refused, Server, ServerError};
 use super::wire;
 use crate::cache::{Cache, EntryChanges};
@@ -45,8 +47,13 @@ pub struct GrpcServer {
     bundles: Arc<BundleSet>,
     /// Whether an unknown server is believed as long as there is no bundle.
     insecure_bootstrap: bool,
+    tls: TlsPolicy,
     identity: IdentitySlot,
     channel: Mutex<Option<Channel>>,
+    /// A connection that shows nothing, over which the server asked to come back later: a new one would cost it one more
+    /// signature of its token, at the very time when it has none to spare.
+    waiting: Mutex<Option<Channel>>,
+    stream: Mutex<Option<Follow>>,
 }
 
 impl GrpcServer {
@@ -61,6 +68,7 @@ impl GrpcServer {
         attestor: Arc<dyn AgentAttestor>,
         bundles: Arc<BundleSet>,
         insecure_bootstrap: bool,
+        tls: TlsPolicy,
     ) -> Result<Self, hardroot_identity::BadSpiffeId> {
         let server_id = SpiffeId::new(&trust_domain, "/spire/server")?;
         Ok(Self {
@@ -70,9 +78,17 @@ impl GrpcServer {
             attestor,
             bundles,
             insecure_bootstrap,
+            tls,
             identity: IdentitySlot::default(),
             channel: Mutex::new(None),
+            waiting: Mutex::new(None),
+            stream: Mutex::new(None),
         })
+    }
+
+    /// What the agent shows to its server.
+    pub(crate) fn identity(&self) -> IdentitySlot {
+        IdentitySlot::clone(&self.identity)
     }
 
     fn trust(&self) -> ServerTrust {
@@ -91,24 +107,32 @@ impl GrpcServer {
     }
 
     /// The connection that shows the agent's SVID.
-    async fn channel(&self) -> Result<Channel, ServerError> {
+    pub(super) async fn channel(&self) -> Result<Channel, ServerError> {
         let mut held = self.channel.lock().await;
         if let Some(channel) = &*held {
             return Ok(channel.clone());
         }
-        let tls = client_config(self.server_id.clone(), self.trust(), Some(Arc::clone(&self.identity)));
+        let tls = client_config_with(
+            self.server_id.clone(),
+            self.trust(),
+            Some(Arc::clone(&self.identity)),
+            self.tls.into(),
+        );
         let channel = connect(&self.address, tls, Self::options()).await?;
         *held = Some(channel.clone());
         Ok(channel)
     }
 
     async fn anonymous(&self) -> Result<Channel, ServerError> {
-        let tls = client_config(self.server_id.clone(), self.trust(), None);
+        if let Some(channel) = self.waiting.lock().await.take() {
+            return Ok(channel);
+        }
+        let tls = client_config_with(self.server_id.clone(), self.trust(), None, self.tls.into());
         Ok(connect(&self.address, tls, Self::options()).await?)
     }
 
     /// Runs a call with its deadline; after one that broke the connection the next call makes a new one.
-    async fn call<T>(
+    pub(super) async fn call<T>(
         &self,
         rpc: &'static str,
         limit: Duration,
@@ -146,7 +170,7 @@ impl GrpcServer {
         requests.send(first).await.map_err(closed)?;
         let mut answers = AgentClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE)
-            .attest_agent(ReceiverStream::new(outgoing))
+            .attest_agent(wire::within(ReceiverStream::new(outgoing), ATTEST_TIMEOUT))
             .await
             .map_err(&call)?
             .into_inner();
@@ -173,7 +197,7 @@ impl GrpcServer {
     async fn own_bundle(&self, channel: Channel) -> Result<Bundle, ServerError> {
         let wire = BundleClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE)
-            .get_bundle(GetBundleRequest { output_mask: None })
+            .get_bundle(wire::within(GetBundleRequest { output_mask: None }, RPC_TIMEOUT))
             .await
             .map_err(ServerError::call("GetBundle"))?
             .into_inner();
@@ -191,9 +215,16 @@ impl Server for GrpcServer {
                 Some(channel) => channel,
                 None => self.anonymous().await?,
             };
-            let (chain, reattestable) = self.exchange(channel.clone(), spki_der, csr).await?;
-            let bundle = self.own_bundle(channel).await?;
-            Ok(Attested { chain, reattestable, bundle })
+            let outcome: Result<Attested, ServerError> = async {
+                let (chain, reattestable) = self.exchange(channel.clone(), spki_der, csr).await?;
+                let bundle = self.own_bundle(channel.clone()).await?;
+                Ok(Attested { chain, reattestable, bundle })
+            }
+            .await;
+            if outcome.as_ref().is_err_and(|error| error.asks_to_return().is_some()) {
+                *self.waiting.lock().await = Some(channel);
+            }
+            outcome
         })
         .await
     }
@@ -207,7 +238,11 @@ impl Server for GrpcServer {
         self.call(RPC, RPC_TIMEOUT, async {
             let request = RenewAgentRequest { params: Some(AgentX509svidParams { csr: csr.to_vec() }) };
             let mut client = AgentClient::new(self.channel().await?);
-            let answer = client.renew_agent(request).await.map_err(ServerError::call(RPC))?.into_inner();
+            let answer = client
+                .renew_agent(wire::within(request, RPC_TIMEOUT))
+                .await
+                .map_err(ServerError::call(RPC))?
+                .into_inner();
             let missing =
                 || ServerError::Protocol { rpc: RPC, reason: "the answer holds no SVID".to_owned() };
             Ok(answer.svid.ok_or_else(missing)?.cert_chain)
@@ -217,12 +252,47 @@ impl Server for GrpcServer {
 
     async fn use_identity(&self, identity: Option<TlsIdentity>) {
         self.identity.store(identity.map(Arc::new));
+        // What the old stream still says is of the old identity.
+        *self.stream.lock().await = None;
         *self.channel.lock().await = None;
+    }
+
+    async fn follow(&self, resume: Resume) -> Result<bool, ServerError> {
+        *self.stream.lock().await = None;
+        let opened = self
+            .call("Follow", RPC_TIMEOUT, async {
+                Follow::open(self.channel().await?, &self.trust_domain, resume).await
+            })
+            .await?;
+        let offered = opened.is_some();
+        *self.stream.lock().await = opened;
+        Ok(offered)
+    }
+
+    async fn pushed(&self) -> Result<Pushed, ServerError> {
+        let mut held = self.stream.lock().await;
+        let Some(stream) = held.as_mut() else {
+            return Err(ServerError::Protocol { rpc: "Follow", reason: "no stream is open".to_owned() });
+        };
+        let outcome = stream.next().await;
+        if let Err(error) = &outcome {
+            *held = None;
+            if error.breaks_connection() {
+                *self.channel.lock().await = None;
+            }
+        }
+        outcome
+    }
+
+    async fn acknowledge(&self, number: u64) {
+        if let Some(stream) = self.stream.lock().await.as_ref() {
+            stream.acknowledge(number).await;
+        }
     }
 
     async fn entries(&self, known: &Cache) -> Result<EntryChanges, ServerError> {
         self.call("SyncAuthorizedEntries", RPC_TIMEOUT, async {
-            entries::sync(self.channel().await?, &self.trust_domain, known).await
+            entries::sync(self.channel().await?, &self.trust_domain, known, RPC_TIMEOUT).await
         })
         .await
     }
@@ -239,7 +309,7 @@ impl Server for GrpcServer {
                 output_mask: None,
             };
             let mut client = BundleClient::new(self.channel().await?).max_decoding_message_size(MAX_MESSAGE);
-            match client.get_federated_bundle(request).await {
+            match client.get_federated_bundle(wire::within(request, RPC_TIMEOUT)).await {
                 Ok(answer) => wire::bundle(RPC, answer.into_inner(), trust_domain).map(Some),
                 Err(status) if status.code() == Code::NotFound => Ok(None),
                 Err(status) => Err(ServerError::call(RPC)(status)),
@@ -261,7 +331,7 @@ impl Server for GrpcServer {
                 .collect();
             let mut client = SvidClient::new(self.channel().await?).max_decoding_message_size(MAX_MESSAGE);
             let answer = client
-                .batch_new_x509svid(BatchNewX509svidRequest { params })
+                .batch_new_x509svid(wire::within(BatchNewX509svidRequest { params }, RPC_TIMEOUT))
                 .await
                 .map_err(ServerError::call(RPC))?
                 .into_inner();
@@ -292,7 +362,7 @@ impl Server for GrpcServer {
                 agent_version: concat!("hardroot-", env!("CARGO_PKG_VERSION")).to_owned(),
             };
             let mut client = AgentClient::new(self.channel().await?);
-            client.post_status(request).await.map_err(ServerError::call(RPC))?;
+            client.post_status(wire::within(request, RPC_TIMEOUT)).await.map_err(ServerError::call(RPC))?;
             Ok(())
         })
         .await

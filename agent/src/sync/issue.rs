@@ -151,6 +151,7 @@ mod tests {
             revision: 0,
             created_at: 0,
             prefetch: true,
+            jwt_include_jti: false,
             store_svid: false,
         }
     }

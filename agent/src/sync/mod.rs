@@ -3,10 +3,15 @@
 mod entries;
 mod grpc;
 mod issue;
+mod jwt;
+mod push;
 mod server;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 pub use grpc::GrpcServer;
 pub(crate) use issue::check_workload_svid;
 pub use issue::{BadIssue, WorkloadKey, WorkloadKeyError};
-pub use server::{Attested, IssueRequest, Refused, Server, ServerError};
+pub use push::{Pushed, Resume};
+pub use server::{Attested, IssueRequest, IssuedJwt, JwtIssuer, Refused, Server, ServerError};

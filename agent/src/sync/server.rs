@@ -1,14 +1,17 @@
 //! What the agent asks of its server, and what can go wrong with it.
 
 use std::error::Error as _;
+use std::time::{Duration, SystemTime};
 
 use hardroot_api::spire::api::types::permission_denied_details::Reason;
-use hardroot_api::status::reason_of;
+use hardroot_api::status::{reason_of, retry_after};
 use hardroot_identity::{Bundle, TrustDomain};
 use hardroot_node_attestors::AttestError;
 use hardroot_transport::{ConnectError, TlsIdentity, refusal_of};
 use tonic::{Code, Status};
+use zeroize::Zeroizing;
 
+use super::push::{Pushed, Resume};
 use crate::cache::{Cache, EntryChanges};
 
 /// A node's proof was accepted.
@@ -41,6 +44,28 @@ pub struct Refused {
     pub message: String,
 }
 
+/// A JWT-SVID as the server says it is; not yet checked.
+pub struct IssuedJwt {
+    /// The token, compact serialisation.
+    pub token: Zeroizing<String>,
+    /// When it ends.
+    pub expires_at: SystemTime,
+    /// When it was made.
+    pub issued_at: SystemTime,
+}
+
+/// Where JWT-SVIDs are signed.
+#[async_trait::async_trait]
+pub trait JwtIssuer: Send + Sync {
+    /// A token for an entry's identity, signed now. No answer within `limit` is an error.
+    async fn new_jwt_svid(
+        &self,
+        entry_id: &str,
+        audience: &[String],
+        limit: Duration,
+    ) -> Result<IssuedJwt, ServerError>;
+}
+
 /// The server, as the agent's life cycle sees it.
 #[async_trait::async_trait]
 pub trait Server: Send + Sync {
@@ -52,6 +77,13 @@ pub trait Server: Send + Sync {
     async fn renew(&self, csr: &[u8]) -> Result<Vec<Vec<u8>>, ServerError>;
     /// Shows this identity from now on, on a new connection; `None` closes the connection.
     async fn use_identity(&self, identity: Option<TlsIdentity>);
+    /// Opens a stream over which the server pushes what the agent lacks beside `resume`, and then every change.
+    /// Whether the server has such a thing; if not, it must be polled.
+    async fn follow(&self, resume: Resume) -> Result<bool, ServerError>;
+    /// Waits for what is pushed over the open stream. Whoever stops waiting loses nothing.
+    async fn pushed(&self) -> Result<Pushed, ServerError>;
+    /// What was pushed under this number is applied: the server may push more.
+    async fn acknowledge(&self, number: u64);
     /// What changed in the entries since they were put into `known`.
     async fn entries(&self, known: &Cache) -> Result<EntryChanges, ServerError>;
     /// The server's own bundle.
@@ -108,6 +140,17 @@ impl ServerError {
         move |status| Self::Call { rpc, status: Box::new(status) }
     }
 
+    /// The gRPC status that a metric shows, as Go spells it.
+    #[must_use]
+    pub fn status_name(&self) -> &'static str {
+        match self {
+            Self::Call { status, .. } => hardroot_telemetry::rpc::status_name(status.code().into()),
+            Self::Connect(_) => "Unavailable",
+            Self::TimedOut { .. } => "DeadlineExceeded",
+            _ => "Unknown",
+        }
+    }
+
     /// The reason a server gives an agent it will not serve.
     #[must_use]
     pub fn reason(&self) -> Option<Reason> {
@@ -153,10 +196,37 @@ impl ServerError {
         }
     }
 
+    /// Whether the same call may succeed in a moment: the server is away or under pressure, or is about to see
+    /// this agent's new SVID.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Connect(ConnectError::Unreachable { .. }) => true,
+            Self::Call { status, .. } => {
+                matches!(
+                    status.code(),
+                    Code::Unavailable | Code::ResourceExhausted | Code::Aborted | Code::Internal
+                ) || self.reason().is_some_and(|reason| reason != Reason::AgentBanned)
+            }
+            _ => false,
+        }
+    }
+
+    /// When the server asks to be called again, if it does (google.rpc.RetryInfo).
+    #[must_use]
+    pub fn asks_to_return(&self) -> Option<Duration> {
+        match self {
+            Self::Call { status, .. } => retry_after(status),
+            _ => None,
+        }
+    }
+
     /// Whether a new connection should be made before the next call.
     #[must_use]
     pub fn breaks_connection(&self) -> bool {
         match self {
+            // A server under pressure that says when to come back is well, and a new connection would cost it more.
+            Self::Call { status, .. } if retry_after(status).is_some() => false,
             Self::Call { status, .. } => {
                 matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal)
             }
@@ -168,7 +238,7 @@ impl ServerError {
 
 #[cfg(test)]
 mod tests {
-    use hardroot_api::status::permission_denied;
+    use hardroot_api::status::{permission_denied, retry_later};
 
     use super::*;
 
@@ -185,7 +255,17 @@ mod tests {
         let expired = call("AttestAgent", Status::invalid_argument("join token expired"));
         assert!(expired.is_refusal() && !expired.is_ban() && !expired.breaks_connection());
         let away = call("GetBundle", Status::unavailable("transport error"));
-        assert!(!away.is_refusal() && away.breaks_connection());
+        assert!(!away.is_refusal() && away.breaks_connection() && away.is_passing());
+        for code in [Code::ResourceExhausted, Code::Unavailable] {
+            let pressed = call("AttestAgent", retry_later(code, "busy", Duration::from_secs(3)));
+            assert!(
+                pressed.is_passing() && !pressed.breaks_connection(),
+                "no new handshake for a busy server"
+            );
+            assert_eq!(pressed.asks_to_return(), Some(Duration::from_secs(3)));
+        }
+        assert!(call("NewJWTSVID", permission_denied(Reason::AgentNotActive, "newer SVID")).is_passing());
+        assert!(!banned.is_passing() && !call("NewJWTSVID", Status::not_found("no entry")).is_passing());
         let distrust = ServerError::Connect(ConnectError::Untrusted {
             address: "x:1".into(),
             cause: "unknown issuer".into(),

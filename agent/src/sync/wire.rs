@@ -1,9 +1,19 @@
 //! From the wire's messages to ours.
 
+use std::time::Duration;
+
 use hardroot_api::spire::api::types;
 use hardroot_identity::{Bundle, JwtAuthority, TrustDomain, X509Authority};
 
 use super::server::ServerError;
+
+/// A request whose deadline the server is told (`grpc-timeout`): it does not work for somebody who has gone, and says early
+/// when it will not be done in time.
+pub(super) fn within<T>(message: T, limit: Duration) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.set_timeout(limit);
+    request
+}
 
 /// A bundle that must be `trust_domain`'s and must hold an X.509 authority: an empty one would end all trust.
 pub(crate) fn bundle(

@@ -2,12 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use hardroot_api::workload::{JwtBundlesResponse, X509BundlesResponse, X509svid, X509svidResponse};
 use hardroot_identity::{Bundle, TrustDomain};
-use prost::Message;
 use tonic::{Code, Status};
-use zeroize::Zeroizing;
 
 use crate::source::WorkloadUpdate;
 
@@ -64,12 +61,4 @@ fn by_id(update: &WorkloadUpdate, form: impl Fn(&Bundle) -> Vec<u8>) -> BTreeMap
     let entry =
         |(name, bundle): (&TrustDomain, &std::sync::Arc<Bundle>)| (name.id().to_string(), form(bundle));
     update.bundles.iter().map(entry).collect()
-}
-
-/// Tells messages apart without keeping them: one may hold keys.
-pub(super) fn fingerprint(message: &impl Message) -> [u8; 32] {
-    let bytes = Zeroizing::new(message.encode_to_vec());
-    let mut out = [0; 32];
-    out.copy_from_slice(digest(&SHA256, &bytes).as_ref());
-    out
 }

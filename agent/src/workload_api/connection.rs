@@ -2,19 +2,21 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hardroot_runtime::shutdown::Shutdown;
-use hardroot_transport::{BoundSocket, MendedAuthority};
+use hardroot_telemetry::rpc::{MeteredBody, key};
+use hardroot_telemetry::{Call, count, gauge, is_active};
+use hardroot_transport::{BoundSocket, Guarded, MendedAuthority};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use nix::sys::socket::{getsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, getsockopt, recv, sockopt};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -23,7 +25,9 @@ use tonic::service::Routes;
 use tonic::{Code, Status};
 use tower::Service;
 
+use super::idle::{Calls, Idle, Verdict};
 use super::limits::{Limits, Place, Places};
+use super::push::Push;
 use super::service::{self, Shared};
 use super::{WorkloadApi, WorkloadApiError};
 use crate::peer::Peer;
@@ -34,6 +38,18 @@ const RESERVED_FILES: u64 = 128;
 const FILES_PER_CONNECTION: u64 = 2;
 /// Stream window: requests are small, and what a caller may make us hold is this per call.
 const STREAM_WINDOW: u32 = 16 << 10;
+/// The same for all calls of a connection.
+const CONNECTION_WINDOW: u32 = 64 << 10;
+/// What is measured by its own name.
+const METHODS: [&str; 7] = [
+    "FetchX509SVID",
+    "FetchX509Bundles",
+    "FetchJWTSVID",
+    "FetchJWTBundles",
+    "ValidateJWTSVID",
+    "FetchWITSVID",
+    "FetchWITBundles",
+];
 /// What one call may have waiting to be sent.
 const SEND_BUFFER: usize = 64 << 10;
 
@@ -41,7 +57,7 @@ const SEND_BUFFER: usize = 64 << 10;
 #[derive(Debug)]
 pub(super) struct Caller {
     pub(super) peer: Peer,
-    calls: AtomicUsize,
+    calls: Calls,
 }
 
 /// One open call of a connection.
@@ -52,7 +68,7 @@ struct OpenCall {
 
 impl Drop for OpenCall {
     fn drop(&mut self) {
-        self.caller.calls.fetch_sub(1, Ordering::Relaxed);
+        self.caller.calls.end();
     }
 }
 
@@ -67,6 +83,7 @@ pub(super) async fn serve(
     let (routes, reporter) = service::routes(&shared)?;
     let health = service::follow_health(&shared, reporter).await;
     let listener = socket.listener();
+    let open = Arc::default();
     tracing::info!(subsystem_name = "endpoints", path = %socket.path().display(), "starting the Workload API");
     let ended = shutdown.requested();
     tokio::pin!(ended);
@@ -76,7 +93,7 @@ pub(super) async fn serve(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => admit(stream, &limits, &places, &routes, &shutdown),
+            Ok((stream, _)) => admit(stream, &limits, &places, &routes, &shutdown, &open),
             Err(error) if is_fatal(&error) => {
                 health.abort();
                 return Err(WorkloadApiError::Listener(error));
@@ -112,7 +129,36 @@ fn within_open_files(mut limits: Limits) -> Limits {
     limits
 }
 
-fn admit(stream: UnixStream, limits: &Arc<Limits>, places: &Places, routes: &Routes, shutdown: &Shutdown) {
+/// A connection among those that are measured.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(open: &Arc<AtomicUsize>) -> Self {
+        count("workload_api.connection", &[]);
+        tell_open(open.fetch_add(1, Ordering::Relaxed) + 1);
+        Self(Arc::clone(open))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        tell_open(self.0.fetch_sub(1, Ordering::Relaxed).saturating_sub(1));
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "some thousands")]
+fn tell_open(connections: usize) {
+    gauge("workload_api.connections", connections as f64, &[]);
+}
+
+fn admit(
+    stream: UnixStream,
+    limits: &Arc<Limits>,
+    places: &Places,
+    routes: &Routes,
+    shutdown: &Shutdown,
+    open: &Arc<AtomicUsize>,
+) {
     let Ok(credentials) = getsockopt(&stream.as_fd(), sockopt::PeerCredentials) else { return };
     let Some(place) = places.connection(credentials.uid(), limits) else {
         tracing::warn!(
@@ -132,16 +178,23 @@ fn admit(stream: UnixStream, limits: &Arc<Limits>, places: &Places, routes: &Rou
             return;
         }
     };
-    let caller = Arc::new(Caller { peer, calls: AtomicUsize::new(0) });
+    let counted = Counted::new(open);
+    let caller = Arc::new(Caller { peer, calls: Calls::new(Instant::now()) });
     let (limits, places, routes, ended) =
         (Arc::clone(limits), places.clone(), routes.clone(), shutdown.requested());
     tokio::spawn(async move {
-        let _place = place;
-        let started = timeout(limits.first_byte, stream.ready(Interest::READABLE)).await;
-        if matches!(started, Ok(Ok(_))) {
+        let (_place, _counted) = (place, counted);
+        if matches!(timeout(limits.first_byte, first_byte(&stream)).await, Ok(Ok(1..))) {
             run(stream, caller, limits, places, routes, ended).await;
         }
     });
+}
+
+/// Waits for the first byte and leaves it there; zero when the caller is gone instead. The kernel is asked: the runtime
+/// takes an accepted socket for readable until a read shows otherwise.
+async fn first_byte(stream: &UnixStream) -> io::Result<usize> {
+    let look = || Ok(recv(stream.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK)?);
+    stream.async_io(Interest::READABLE, look).await
 }
 
 async fn run(
@@ -164,17 +217,16 @@ async fn run(
     builder
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(limits.max_calls_per_connection)
         .max_header_list_size(limits.max_header_bytes.saturating_mul(2))
         .max_send_buf_size(SEND_BUFFER);
     // On the heap: pinned in place it would be kept twice over for as long as the connection lives.
-    let mut connection =
-        Box::pin(builder.serve_connection(TokioIo::new(MendedAuthority::new(stream)), service));
+    let stream = TokioIo::new(Guarded::new(MendedAuthority::new(stream)));
+    let mut connection = Box::pin(builder.serve_connection(stream, service));
     tokio::pin!(ended);
-    let mut idle_since = Instant::now();
-    let mut closing = false;
+    let mut idle = Idle::new(limits.idle, Instant::now());
     loop {
-        let next_look = idle_since + limits.idle;
         tokio::select! {
             result = &mut connection => {
                 if let Err(error) = result {
@@ -182,21 +234,14 @@ async fn run(
                 }
                 return;
             }
-            () = &mut ended, if !closing => {
-                closing = true;
+            () = &mut ended, if !idle.going => {
+                idle.going = true;
                 connection.as_mut().graceful_shutdown();
             }
-            () = sleep_until(next_look) => {
-                if caller.calls.load(Ordering::Relaxed) > 0 {
-                    idle_since = Instant::now();
-                } else if closing {
-                    // It was told to go and did not.
-                    return;
-                } else {
-                    closing = true;
-                    idle_since = Instant::now();
-                    connection.as_mut().graceful_shutdown();
-                }
+            () = sleep_until(idle.next) => match idle.look(&caller.calls, Instant::now()) {
+                Verdict::Stays => {}
+                Verdict::Goes => connection.as_mut().graceful_shutdown(),
+                Verdict::Cut => return,
             }
         }
     }
@@ -222,17 +267,32 @@ async fn answer(
     if header_bytes(request.headers()) > limits.max_header_bytes {
         return Status::new(Code::ResourceExhausted, "the call's metadata is too large").into_http();
     }
-    caller.calls.fetch_add(1, Ordering::Relaxed);
+    let call = metered(request.uri().path());
+    caller.calls.begin();
     let open = OpenCall { caller: Arc::clone(&caller), _place: place };
     request.extensions_mut().insert(caller);
-    match timeout(limits.answer, Box::pin(routes.call(request))).await {
-        Ok(Ok(response)) => response.map(|body| {
-            Body::new(body.map_frame(move |frame| {
-                let _until_the_body_is_dropped = &open;
-                frame
-            }))
-        }),
+    let answered = match timeout(limits.answer, Box::pin(routes.call(request))).await {
+        Ok(Ok(mut response)) => match response.extensions_mut().remove::<Push>() {
+            Some(push) => response.map(|_empty| Body::new(push.body(open))),
+            None => response.map(|body| {
+                Body::new(body.map_frame(move |frame| {
+                    let _until_the_body_is_dropped = &open;
+                    frame
+                }))
+            }),
+        },
         Ok(Err(never)) => match never {},
         Err(_elapsed) => Status::new(Code::Unavailable, "the call was not answered in time").into_http(),
-    }
+    };
+    let Some(call) = call else { return answered };
+    let (parts, body) = answered.into_parts();
+    let body = MeteredBody::new(body, call, &parts.headers);
+    http::Response::from_parts(parts, Body::new(body))
+}
+
+/// The call's measure; none for a name that a caller made up, and none when nobody measures.
+fn metered(path: &str) -> Option<Call> {
+    let known = path.strip_prefix("/SpiffeWorkloadAPI/").is_some_and(|method| METHODS.contains(&method))
+        || path == "/grpc.health.v1.Health/Check";
+    (known && is_active()).then(|| Call::start(key(path)))
 }

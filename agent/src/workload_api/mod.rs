@@ -1,12 +1,14 @@
 //! The Workload API: gRPC over a local socket that anybody on the machine may open.
 //!
 //! `connection` accepts, knows the peer and bounds what it may use; `session` attests it and watches its identities; `answers`
-//! makes the messages; `service` is the protocol.
+//! makes the messages, `push` sends them; `service` is the protocol.
 
 mod answers;
 mod claims;
 mod connection;
+mod idle;
 mod limits;
+mod push;
 mod service;
 mod session;
 
@@ -14,6 +16,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use hardroot_runtime::clock::{Clock, SystemClock};
@@ -21,12 +24,16 @@ use hardroot_runtime::shutdown::Shutdown;
 use hardroot_transport::UdsError;
 
 use crate::attestors::WorkloadAttestor;
-use crate::source::{Identity, IdentitySource};
+use crate::source::{IdentitySource, JwtSubject};
 
 pub use limits::Limits;
+pub use push::Encoded;
 
 /// The mode of the socket: every user may ask; who gets what is decided by attestation.
 const SOCKET_MODE: u32 = 0o777;
+
+/// How far the clocks of a token's issuer and ours may differ.
+pub(crate) const LEEWAY: Duration = Duration::from_secs(5);
 
 /// Why the Workload API could not be served.
 #[derive(Debug, thiserror::Error)]
@@ -43,17 +50,10 @@ pub enum WorkloadApiError {
     Listener(#[source] io::Error),
 }
 
-/// Why there is no JWT-SVID.
-#[derive(Debug, Clone, thiserror::Error)]
-#[non_exhaustive]
-pub enum JwtUnavailable {
-    /// The server cannot sign now, and nothing is cached.
-    #[error("no JWT-SVID can be had now: {0}")]
-    Now(String),
-    /// This agent issues none.
-    #[error("this agent issues no JWT-SVIDs")]
-    Never,
-}
+/// Why there is no JWT-SVID: the server cannot sign now, and nothing is cached.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct JwtUnavailable(pub String);
 
 /// Where JWT-SVIDs come from.
 #[async_trait]
@@ -61,19 +61,8 @@ pub trait JwtSource: Send + Sync {
     /// A token (compact serialisation) for an identity and one or more audiences.
     ///
     /// # Errors
-    /// There is none, now or ever.
-    async fn fetch(&self, identity: &Identity, audience: &[String]) -> Result<String, JwtUnavailable>;
-}
-
-/// An agent that issues no JWT-SVIDs: FetchJWTSVID answers Unimplemented, with the reason.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct NoJwtSource;
-
-#[async_trait]
-impl JwtSource for NoJwtSource {
-    async fn fetch(&self, _identity: &Identity, _audience: &[String]) -> Result<String, JwtUnavailable> {
-        Err(JwtUnavailable::Never)
-    }
+    /// There is none now.
+    async fn fetch(&self, subject: &JwtSubject, audience: &[String]) -> Result<String, JwtUnavailable>;
 }
 
 /// What is served, to whom, within which bounds.
@@ -85,19 +74,25 @@ pub struct WorkloadApi {
     clock: Arc<dyn Clock>,
     limits: Limits,
     foreign_claims: Arc<BTreeSet<String>>,
+    verifiers: bool,
 }
 
 impl WorkloadApi {
-    /// An API over a source of identities and the configured attestors, without JWT-SVIDs, on the system's clock.
+    /// An API over sources of identities and JWT-SVIDs and the configured attestors, on the system's clock.
     #[must_use]
-    pub fn new(source: Arc<dyn IdentitySource>, attestors: Vec<Arc<dyn WorkloadAttestor>>) -> Self {
+    pub fn new(
+        source: Arc<dyn IdentitySource>,
+        jwt: Arc<dyn JwtSource>,
+        attestors: Vec<Arc<dyn WorkloadAttestor>>,
+    ) -> Self {
         Self {
             source,
             attestors: attestors.into(),
-            jwt: Arc::new(NoJwtSource),
+            jwt,
             clock: Arc::new(SystemClock),
             limits: Limits::default(),
             foreign_claims: Arc::default(),
+            verifiers: false,
         }
     }
 
@@ -105,13 +100,6 @@ impl WorkloadApi {
     #[must_use]
     pub fn with_limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
-        self
-    }
-
-    /// With a source of JWT-SVIDs.
-    #[must_use]
-    pub fn with_jwt_source(mut self, jwt: Arc<dyn JwtSource>) -> Self {
-        self.jwt = jwt;
         self
     }
 
@@ -129,6 +117,14 @@ impl WorkloadApi {
         self
     }
 
+    /// With `allow_unauthenticated_verifiers`: whether programs without an identity get the own trust domain's
+    /// bundle and may have tokens validated by it.
+    #[must_use]
+    pub fn with_verifiers(mut self, allowed: bool) -> Self {
+        self.verifiers = allowed;
+        self
+    }
+
     /// Serves on a socket until `shutdown` is requested; open streams then end with Unavailable.
     ///
     /// A socket nobody answers is replaced, one that answers is an error. Missing directories are made with mode 0755.
@@ -139,18 +135,4 @@ impl WorkloadApi {
         let socket = hardroot_transport::bind_uds(socket_path, SOCKET_MODE)?;
         connection::serve(self, &socket, shutdown).await
     }
-}
-
-/// Serves the Workload API with no JWT source; see [`WorkloadApi::serve`].
-///
-/// # Errors
-/// As [`WorkloadApi::serve`].
-pub async fn serve(
-    socket_path: &Path,
-    source: Arc<dyn IdentitySource>,
-    attestors: Vec<Arc<dyn WorkloadAttestor>>,
-    limits: Limits,
-    shutdown: Shutdown,
-) -> Result<(), WorkloadApiError> {
-    WorkloadApi::new(source, attestors).with_limits(limits).serve(socket_path, shutdown).await
 }

@@ -1,11 +1,9 @@
 //! The protocol: SpiffeWorkloadAPI, health and reflection.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures_util::Stream;
-use futures_util::stream::try_unfold;
+use futures_util::future::try_join_all;
+use futures_util::stream::Empty;
 use hardroot_api::workload::spiffe_workload_api_server::{SpiffeWorkloadApi, SpiffeWorkloadApiServer};
 use hardroot_api::workload::{
     JwtBundlesRequest, JwtBundlesResponse, Jwtsvid, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
@@ -14,7 +12,6 @@ use hardroot_api::workload::{
 };
 use hardroot_identity::{SpiffeId, verify_jwt_svid};
 use hardroot_runtime::shutdown::Shutdown;
-use prost::Message;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tonic::service::Routes;
@@ -24,15 +21,13 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use super::connection::Caller;
-use super::session::Session;
-use super::{JwtUnavailable, WorkloadApi, WorkloadApiError, answers, claims};
-use crate::source::{Availability, WorkloadUpdate};
+use super::push::{Kind, Push};
+use super::session::{Session, Wants, jwt_subjects};
+use super::{LEEWAY, WorkloadApi, WorkloadApiError, claims};
+use crate::source::{Availability, JwtSubject};
 
 /// The name of the service; the protocol's file has no package.
 const SERVICE: &str = "SpiffeWorkloadAPI";
-
-/// How far the clocks of the token's issuer and ours may differ.
-const LEEWAY: Duration = Duration::from_secs(5);
 
 /// The most audiences of one request, and identities it may be multiplied with.
 const MAX_AUDIENCES: usize = 64;
@@ -59,7 +54,7 @@ pub(super) fn routes(shared: &Arc<Shared>) -> Result<(Routes, HealthReporter), W
     let workload = InterceptedService::new(workload, require_header);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(hardroot_api::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(hardroot_api::WORKLOAD_FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .with_service_name(SERVICE)
             .with_service_name("grpc.health.v1.Health")
@@ -85,33 +80,33 @@ struct Service {
     shared: Arc<Shared>,
 }
 
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+/// What a handler returns of a call that stays open: its messages come by [`Push`].
+type Answers<T> = Empty<Result<T, Status>>;
 
 impl Service {
-    async fn session<T>(&self, request: &Request<T>) -> Result<Session, Status> {
-        let caller = request.extensions().get::<Arc<Caller>>();
-        let caller = caller.ok_or_else(|| Status::new(Code::Unavailable, "workload attestation failed"))?;
-        Session::start(&self.shared, Arc::clone(caller)).await
+    fn caller<T>(request: &Request<T>) -> Result<Arc<Caller>, Status> {
+        let caller = request.extensions().get::<Arc<Caller>>().cloned();
+        caller.ok_or_else(|| Status::new(Code::Unavailable, "workload attestation failed"))
     }
 
     /// Messages made of updates, each only when it differs from the one before.
-    async fn stream<T: Message + 'static, R>(
-        &self,
-        request: Request<R>,
-        make: fn(&WorkloadUpdate) -> Result<T, Status>,
-    ) -> Result<Response<Answers<T>>, Status> {
-        let session = Box::new(self.session(&request).await?);
-        let stream = try_unfold((session, None), move |(mut session, last)| async move {
-            loop {
-                let update = Box::pin(session.next()).await?;
-                let message = make(&update)?;
-                let print = Some(answers::fingerprint(&message));
-                if print != last {
-                    return Ok(Some((message, (session, print))));
-                }
-            }
-        });
-        Ok(Response::new(Box::pin(stream)))
+    async fn stream<T, R>(&self, request: Request<R>, kind: Kind) -> Result<Response<Answers<T>>, Status> {
+        let wants = if kind == Kind::X509Svids { Wants::Identities } else { Wants::Bundles };
+        let session = Session::start(&self.shared, Self::caller(&request)?, wants).await?;
+        let mut response = Response::new(futures_util::stream::empty());
+        response.extensions_mut().insert(Push::new(session, kind));
+        Ok(response)
+    }
+
+    async fn token(&self, subject: &JwtSubject, audience: &[String]) -> Result<Jwtsvid, Status> {
+        let svid = self
+            .shared
+            .api
+            .jwt
+            .fetch(subject, audience)
+            .await
+            .map_err(|why| Status::new(Code::Unavailable, format!("could not fetch JWT-SVID: {why}")))?;
+        Ok(Jwtsvid { spiffe_id: subject.spiffe_id.to_string(), svid, hint: subject.hint.clone() })
     }
 }
 
@@ -135,21 +130,21 @@ impl SpiffeWorkloadApi for Service {
         &self,
         request: Request<X509svidRequest>,
     ) -> Result<Response<Answers<X509svidResponse>>, Status> {
-        self.stream(request, answers::x509_svid).await
+        self.stream(request, Kind::X509Svids).await
     }
 
     async fn fetch_x509_bundles(
         &self,
         request: Request<X509BundlesRequest>,
     ) -> Result<Response<Answers<X509BundlesResponse>>, Status> {
-        self.stream(request, answers::x509_bundles).await
+        self.stream(request, Kind::X509Bundles).await
     }
 
     async fn fetch_jwt_bundles(
         &self,
         request: Request<JwtBundlesRequest>,
     ) -> Result<Response<Answers<JwtBundlesResponse>>, Status> {
-        self.stream(request, answers::jwt_bundles).await
+        self.stream(request, Kind::JwtBundles).await
     }
 
     async fn fetch_jwtsvid(
@@ -170,28 +165,11 @@ impl SpiffeWorkloadApi for Service {
         if wanted.as_ref().is_some_and(|id| !id.is_member_of(self.shared.api.source.trust_domain())) {
             return Err(invalid("invalid requested SPIFFE ID: it is of another trust domain"));
         }
-        let mut session = self.session(&request).await?;
-        let update = session.next().await?;
-        let mut svids = Vec::new();
-        for identity in &update.identities {
-            if wanted.as_ref().is_some_and(|id| *id != identity.spiffe_id) {
-                continue;
-            }
-            let svid =
-                self.shared.api.jwt.fetch(identity, &request.get_ref().audience).await.map_err(|why| {
-                    match why {
-                        JwtUnavailable::Never => Status::new(Code::Unimplemented, why.to_string()),
-                        JwtUnavailable::Now(_) => {
-                            Status::new(Code::Unavailable, format!("could not fetch JWT-SVID: {why}"))
-                        }
-                    }
-                })?;
-            svids.push(Jwtsvid {
-                spiffe_id: identity.spiffe_id.to_string(),
-                svid,
-                hint: identity.hint.clone(),
-            });
-        }
+        let caller = Self::caller(&request)?;
+        let subjects = jwt_subjects(&self.shared, &caller).await?;
+        let asked_for = |subject: &&JwtSubject| wanted.as_ref().is_none_or(|id| *id == subject.spiffe_id);
+        let tokens = subjects.iter().filter(asked_for).map(|subject| self.token(subject, &asked.audience));
+        let svids = try_join_all(tokens).await?;
         if svids.is_empty() {
             return Err(Status::new(Code::PermissionDenied, "no identity issued"));
         }
@@ -208,7 +186,7 @@ impl SpiffeWorkloadApi for Service {
         if request.get_ref().svid.is_empty() {
             return Err(invalid("svid must be specified"));
         }
-        let mut session = self.session(&request).await?;
+        let mut session = Session::start(&self.shared, Self::caller(&request)?, Wants::Bundles).await?;
         let update = session.next().await?;
         let ValidateJwtsvidRequest { audience, svid } = request.into_inner();
         let now = self.shared.api.clock.now();

@@ -12,8 +12,12 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
 use hardroot_agent::attestors::{WorkloadAttestError, WorkloadAttestor};
 use hardroot_agent::peer::Peer;
-use hardroot_agent::source::{Availability, Identity, IdentitySource, WorkloadSvid, WorkloadUpdate};
-use hardroot_agent::workload_api::{Limits, WorkloadApi, WorkloadApiError};
+use hardroot_agent::source::{
+    Availability, Identity, IdentitySource, JwtSubject, WorkloadSvid, WorkloadUpdate,
+};
+use hardroot_agent::workload_api::{
+    Encoded, JwtSource, JwtUnavailable, Limits, WorkloadApi, WorkloadApiError,
+};
 use hardroot_api::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use hardroot_identity::{Bundle, JwtAuthority, Selector, TrustDomain, X509Authority};
 use hardroot_runtime::shutdown::Shutdown;
@@ -25,6 +29,7 @@ use tonic::{Request, Status};
 
 pub(crate) struct Source {
     pub(crate) sender: watch::Sender<Availability>,
+    pub(crate) own: watch::Sender<Option<Arc<Bundle>>>,
     pub(crate) trust_domain: TrustDomain,
 }
 
@@ -32,8 +37,34 @@ impl IdentitySource for Source {
     fn subscribe(&self, _selectors: Vec<Selector>) -> watch::Receiver<Availability> {
         self.sender.subscribe()
     }
+    fn jwt_subjects(&self, _selectors: &[Selector]) -> Option<Vec<JwtSubject>> {
+        let subject = |identity: &Identity| JwtSubject {
+            entry_id: identity.entry_id.clone(),
+            spiffe_id: identity.spiffe_id.clone(),
+            hint: identity.hint.clone(),
+            include_jti: false,
+        };
+        match &*self.sender.borrow() {
+            Availability::Starting => None,
+            Availability::None | Availability::Pending => Some(Vec::new()),
+            Availability::Ready(update) => Some(update.identities.iter().map(subject).collect()),
+        }
+    }
+    fn own_bundle(&self) -> watch::Receiver<Option<Arc<Bundle>>> {
+        self.own.subscribe()
+    }
     fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
+    }
+}
+
+/// Tokens that say what was asked for, or why there is none.
+pub(crate) struct Tokens(pub(crate) Result<(), JwtUnavailable>);
+
+#[async_trait]
+impl JwtSource for Tokens {
+    async fn fetch(&self, subject: &JwtSubject, audience: &[String]) -> Result<String, JwtUnavailable> {
+        self.0.clone().map(|()| format!("{}|{}", subject.spiffe_id, audience.join(",")))
     }
 }
 
@@ -76,18 +107,24 @@ fn with_header(mut request: Request<()>) -> Result<Request<()>, Status> {
 
 impl Api {
     pub(crate) async fn start(limits: Limits) -> Self {
-        Self::start_with(limits, |api| api).await
+        Self::start_with(limits, Tokens(Ok(())), |api| api).await
     }
 
-    pub(crate) async fn start_with(limits: Limits, change: impl FnOnce(WorkloadApi) -> WorkloadApi) -> Self {
+    pub(crate) async fn start_with(
+        limits: Limits,
+        tokens: Tokens,
+        change: impl FnOnce(WorkloadApi) -> WorkloadApi,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let source = Arc::new(Source {
             sender: watch::Sender::new(Availability::Starting),
+            own: watch::Sender::new(None),
             trust_domain: td("example.org"),
         });
         let attestor = Arc::new(Attestor::default());
         let shutdown = Shutdown::new();
-        let api = WorkloadApi::new(source.clone(), vec![attestor.clone()]).with_limits(limits);
+        let api = WorkloadApi::new(source.clone(), Arc::new(tokens), vec![attestor.clone()]);
+        let api = api.with_limits(limits);
         let (api, path, token) = (change(api), dir.path().join("public/api.sock"), shutdown.clone());
         let served = tokio::spawn(async move { api.serve(&path, token).await });
         let this = Self { dir, source, attestor, shutdown, served };
@@ -101,6 +138,12 @@ impl Api {
 
     pub(crate) async fn channel(&self) -> Channel {
         hardroot_transport::uds_channel(&self.path()).await.unwrap()
+    }
+
+    /// A client, unless the connection is refused.
+    pub(crate) async fn try_client(&self) -> Result<Client, hardroot_transport::ConnectError> {
+        let channel = hardroot_transport::uds_channel(&self.path()).await?;
+        Ok(SpiffeWorkloadApiClient::with_interceptor(channel, with_header))
     }
 
     pub(crate) async fn client(&self) -> Client {
@@ -123,11 +166,12 @@ impl Api {
     }
 }
 
+/// Looks again each time the others have had their turn, until it is so or the time is up.
 pub(crate) async fn until(what: &str, mut done: impl FnMut() -> bool) {
     let end = tokio::time::Instant::now() + Duration::from_secs(30);
     while !done() {
         assert!(tokio::time::Instant::now() < end, "{what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::task::yield_now().await;
     }
 }
 
@@ -155,7 +199,8 @@ pub(crate) fn identity(path: &str, hint: &str) -> Identity {
 pub(crate) fn update(identities: Vec<Identity>, bundles: Vec<Bundle>) -> WorkloadUpdate {
     let bundles: BTreeMap<_, _> =
         bundles.into_iter().map(|b| (b.trust_domain.clone(), Arc::new(b))).collect();
-    WorkloadUpdate { identities, bundles: Arc::new(bundles), trust_domain: td("example.org") }
+    let encoded = Encoded::default();
+    WorkloadUpdate { identities, bundles: Arc::new(bundles), trust_domain: td("example.org"), encoded }
 }
 
 /// A key that signs tokens, and its authority.

@@ -102,8 +102,10 @@ async fn a_flood_of_sockets_leaves_those_who_are_there_alone() {
     drop(flood);
     let end = tokio::time::Instant::now() + Duration::from_secs(20);
     loop {
-        let mut client = api.client().await;
-        if client.fetch_x509svid(X509svidRequest {}).await.is_ok() {
+        // While there is no place, already the connection may be closed under the client's greeting.
+        if let Ok(mut client) = api.try_client().await
+            && client.fetch_x509svid(X509svidRequest {}).await.is_ok()
+        {
             break;
         }
         assert!(tokio::time::Instant::now() < end, "places are given back");
@@ -127,6 +129,15 @@ async fn silent_and_idle_connections_are_closed_and_open_streams_are_not() {
     // By now the stream has been quiet for longer than any connection may idle.
     unharmed(&api, &mut stream, 1).await;
     assert_eq!(api.streams(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_says_nothing_at_all_is_closed_long_before_who_idles() {
+    let limits = Limits { first_byte: Duration::from_millis(200), ..Limits::default() };
+    let (api, mut stream) = started(limits).await;
+    let mut silent = api.raw();
+    assert!(tokio::task::spawn_blocking(move || closed(&mut silent)).await.unwrap());
+    unharmed(&api, &mut stream, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -253,4 +264,86 @@ async fn a_thousand_idle_streams_are_nothing_special() {
     .await
     .unwrap();
     until("all are gone", || api.streams() == 1).await;
+}
+
+/// Sends these bytes one at a time, over and over, until the connection is closed.
+fn drip(mut raw: UnixStream, bytes: &[u8], each: Duration) -> bool {
+    raw.set_read_timeout(Some(each)).unwrap();
+    let mut buffer = [0; 4096];
+    for byte in bytes.iter().cycle().take(2_000) {
+        if raw.write_all(&[*byte]).is_err() {
+            return true;
+        }
+        match raw.read(&mut buffer) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(_) => return true,
+        }
+    }
+    false
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_byte_at_a_time_is_ended_whatever_it_is_a_part_of() {
+    let short = Duration::from_millis(500);
+    let limits = Limits { first_byte: short, idle: short, answer: short, ..Limits::default() };
+    let (api, mut stream) = started(limits).await;
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    let begun = [preface.clone(), frame(4, 0, 0, &[])].concat();
+    let message = [call_bytes(FETCH, false), frame(0, 0, 1, &[0, 0, 0, 0, 200])].concat();
+    for (what, begin, then) in [
+        ("the preface", vec![], preface.clone()),
+        ("a SETTINGS frame", preface, frame(4, 0, 0, &[0; 600])),
+        ("a header block", begun, [frame(1, 0, 1, &[0x83]), frame(9, 0, 1, &[0x84]).repeat(100)].concat()),
+        ("a message", message, frame(0, 0, 1, &[0]).repeat(100)),
+    ] {
+        let mut raw = api.raw();
+        send(&mut raw, &begin);
+        let ended = tokio::task::spawn_blocking(move || drip(raw, &then, Duration::from_millis(20)));
+        assert!(ended.await.unwrap(), "{what}");
+    }
+    unharmed(&api, &mut stream, 1).await;
+    assert_eq!(api.streams(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn floods_of_frames_end_the_connection() {
+    let (api, mut stream) = started(Limits::default()).await;
+    let begin = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(4, 0, 0, &[])].concat();
+    for (what, begin, flood) in [
+        ("PING", begin.clone(), frame(6, 1, 0, &[0; 8])),
+        ("PRIORITY", begin, frame(2, 0, 3, &[0, 0, 0, 0, 1])),
+        ("empty DATA", call_bytes(FETCH, false), frame(0, 0, 1, &[])),
+    ] {
+        let mut raw = api.raw();
+        send(&mut raw, &begin);
+        let flood = flood.repeat(100);
+        let sent = tokio::task::spawn_blocking(move || (0..20_000).find(|_| raw.write_all(&flood).is_err()));
+        assert!(sent.await.unwrap().is_some(), "{what}");
+    }
+    unharmed(&api, &mut stream, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thousands_of_sockets_are_bounded_and_given_back() {
+    let limits = Limits { first_byte: Duration::from_secs(2), ..Limits::default() };
+    let (api, mut stream) = started(limits).await;
+    let files = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    // Both ends of each socket are this process's.
+    let (_, hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap();
+    let count = usize::try_from(hard / 8).unwrap().min(2_000);
+    let mut flood: Vec<UnixStream> =
+        (0..count).filter_map(|_| UnixStream::connect(api.path()).ok()).collect();
+    assert!(flood.len() > count / 2, "only {} of {count} sockets", flood.len());
+    unharmed(&api, &mut stream, 1).await;
+    let ended = tokio::task::spawn_blocking(move || {
+        for raw in &mut flood {
+            raw.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+            assert!(closed(raw), "a silent socket is open still");
+        }
+    });
+    ended.await.unwrap();
+    unharmed(&api, &mut stream, 2).await;
+    println!("{} open files after {count} sockets", files());
 }

@@ -4,9 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use async_trait::async_trait;
-use hardroot_agent::source::{Availability, Identity};
-use hardroot_agent::workload_api::{JwtSource, JwtUnavailable, Limits, WorkloadApiError, serve};
+use hardroot_agent::source::Availability;
+use hardroot_agent::workload_api::{JwtUnavailable, Limits, WorkloadApi, WorkloadApiError};
 use hardroot_api::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use hardroot_api::workload::{
     JwtBundlesRequest, JwtsvidRequest, ValidateJwtsvidRequest, WitBundlesRequest, WitsvidRequest,
@@ -22,7 +21,7 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
-use crate::common::{Api, bundle, identity, jwt_key, td, until, update};
+use crate::common::{Api, Tokens, bundle, identity, jwt_key, td, until, update};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_security_header_is_demanded_exactly_once() {
@@ -173,22 +172,13 @@ async fn bundles_of_both_kinds() {
     assert_eq!(&message.bundles["spiffe://example.org"][..], b"new");
 }
 
-struct Tokens(Result<(), JwtUnavailable>);
-
-#[async_trait]
-impl JwtSource for Tokens {
-    async fn fetch(&self, identity: &Identity, audience: &[String]) -> Result<String, JwtUnavailable> {
-        self.0.clone().map(|()| format!("{}|{}", identity.spiffe_id, audience.join(",")))
-    }
-}
-
 fn ask(audience: &[&str], id: &str) -> JwtsvidRequest {
     JwtsvidRequest { audience: audience.iter().map(|a| (*a).to_owned()).collect(), spiffe_id: id.to_owned() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn jwt_svids() {
-    let api = Api::start_with(Limits::default(), |api| api.with_jwt_source(Arc::new(Tokens(Ok(()))))).await;
+    let api = Api::start(Limits::default()).await;
     api.ready(update(vec![identity("/a", "h"), identity("/b", "")], vec![bundle("example.org", b"root")]));
     let mut client = api.client().await;
     let all = client.fetch_jwtsvid(ask(&["x", "y"], "")).await.unwrap().into_inner();
@@ -208,15 +198,63 @@ async fn jwt_svids() {
     ] {
         assert_eq!(client.fetch_jwtsvid(request.clone()).await.unwrap_err().code(), code, "{request:?}");
     }
-    for (why, code) in [
-        (JwtUnavailable::Now("the server is away".into()), Code::Unavailable),
-        (JwtUnavailable::Never, Code::Unimplemented),
-    ] {
-        let api =
-            Api::start_with(Limits::default(), |api| api.with_jwt_source(Arc::new(Tokens(Err(why))))).await;
-        api.ready(update(vec![identity("/a", "")], vec![bundle("example.org", b"root")]));
-        assert_eq!(api.client().await.fetch_jwtsvid(ask(&["x"], "")).await.unwrap_err().code(), code);
+    // Without an identity, and when the server cannot sign.
+    api.source.sender.send_replace(Availability::None);
+    let status = client.fetch_jwtsvid(ask(&["x"], "")).await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::PermissionDenied, "no identity issued"));
+    api.source.sender.send_replace(Availability::Starting);
+    assert_eq!(client.fetch_jwtsvid(ask(&["x"], "")).await.unwrap_err().code(), Code::Unavailable);
+    let away = Tokens(Err(JwtUnavailable("the server is away".into())));
+    let api = Api::start_with(Limits::default(), away, |api| api).await;
+    api.ready(update(vec![identity("/a", "")], vec![bundle("example.org", b"root")]));
+    let status = api.client().await.fetch_jwtsvid(ask(&["x"], "")).await.unwrap_err();
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::Unavailable, "could not fetch JWT-SVID: the server is away")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verifiers_without_an_identity_get_the_own_bundle_only_where_that_is_allowed() {
+    let allowed = Api::start_with(Limits::default(), Tokens(Ok(())), |api| api.with_verifiers(true)).await;
+    let refusing = Api::start(Limits::default()).await;
+    let (key, authority) = jwt_key();
+    let mut own = bundle("example.org", b"root");
+    own.jwt_authorities.push(authority.clone());
+    let good = token(&key, &authority.spki_der, "spiffe://example.org/x", 0);
+    let check = ValidateJwtsvidRequest { audience: "me".into(), svid: good };
+    for api in [&allowed, &refusing] {
+        api.source.own.send_replace(Some(Arc::new(own.clone())));
+        api.source.sender.send_replace(Availability::None);
     }
+    let mut refused = refusing.client().await;
+    let codes = [
+        refused.fetch_x509_bundles(X509BundlesRequest {}).await.unwrap_err().code(),
+        refused.fetch_jwt_bundles(JwtBundlesRequest {}).await.unwrap_err().code(),
+        refused.validate_jwtsvid(check.clone()).await.unwrap_err().code(),
+    ];
+    assert_eq!(codes, [Code::PermissionDenied; 3]);
+
+    let mut client = allowed.client().await;
+    let denied = client.fetch_x509svid(X509svidRequest {}).await.unwrap_err();
+    assert_eq!(denied.code(), Code::PermissionDenied, "an identity is still needed to get one");
+    assert_eq!(client.fetch_jwtsvid(ask(&["x"], "")).await.unwrap_err().code(), Code::PermissionDenied);
+    assert_eq!(
+        client.validate_jwtsvid(check).await.unwrap().into_inner().spiffe_id,
+        "spiffe://example.org/x"
+    );
+    let mut stream = client.fetch_x509_bundles(X509BundlesRequest {}).await.unwrap().into_inner();
+    let names =
+        |bundles: std::collections::BTreeMap<String, Vec<u8>>| bundles.into_values().collect::<Vec<_>>();
+    assert_eq!(names(stream.message().await.unwrap().unwrap().bundles), [b"root"]);
+    // It follows the bundle, gets the federated ones with an identity, and loses them with it.
+    allowed.source.own.send_replace(Some(Arc::new(bundle("example.org", b"new"))));
+    assert_eq!(names(stream.message().await.unwrap().unwrap().bundles), [b"new"]);
+    let both = vec![bundle("example.org", b"new"), bundle("other.org", b"foreign")];
+    allowed.ready(update(vec![identity("/a", "")], both));
+    assert_eq!(stream.message().await.unwrap().unwrap().bundles.len(), 2);
+    allowed.source.sender.send_replace(Availability::None);
+    assert_eq!(names(stream.message().await.unwrap().unwrap().bundles), [b"new"]);
 }
 
 fn token(key: &aws_lc_rs::signature::EcdsaKeyPair, spki: &[u8], id: &str, age: u64) -> String {
@@ -232,7 +270,9 @@ fn token(key: &aws_lc_rs::signature::EcdsaKeyPair, spki: &[u8], id: &str, age: u
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_are_validated_for_workloads() {
-    let api = Api::start_with(Limits::default(), |api| api.with_foreign_claims(["iat".to_owned()])).await;
+    let api =
+        Api::start_with(Limits::default(), Tokens(Ok(())), |api| api.with_foreign_claims(["iat".to_owned()]))
+            .await;
     let (key, authority) = jwt_key();
     let (mut own, mut foreign) = (bundle("example.org", b"root"), bundle("other.org", b"foreign"));
     own.jwt_authorities.push(authority.clone());
@@ -285,7 +325,8 @@ async fn the_socket_and_its_end() {
     api.ready(update(vec![identity("/a", "")], vec![bundle("example.org", b"root")]));
     let mode = |path: &std::path::Path| path.metadata().unwrap().permissions().mode() & 0o7777;
     assert_eq!((mode(&api.path()), mode(api.path().parent().unwrap())), (0o777, 0o755));
-    let taken = serve(&api.path(), api.source.clone(), vec![], Limits::default(), Shutdown::new()).await;
+    let another = || WorkloadApi::new(api.source.clone(), Arc::new(Tokens(Ok(()))), vec![]);
+    let taken = another().serve(&api.path(), Shutdown::new()).await;
     assert!(matches!(taken, Err(WorkloadApiError::Socket(_))), "a live socket is left alone");
     let mut client = api.client().await;
     let mut stream = client.fetch_x509svid(X509svidRequest {}).await.unwrap().into_inner();
@@ -294,16 +335,15 @@ async fn the_socket_and_its_end() {
     api.shutdown.request();
     assert_eq!(stream.message().await.unwrap_err().code(), Code::Unavailable);
     let path = api.path();
+    let third = another();
     api.served.await.unwrap().unwrap();
     assert!(asked.elapsed() < Duration::from_secs(5));
     assert!(!path.exists());
     // What a process that was killed leaves behind is replaced.
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     let (again, token) = (path.clone(), Shutdown::new());
-    let served = {
-        let (source, token) = (api.source.clone(), token.clone());
-        tokio::spawn(async move { serve(&again, source, vec![], Limits::default(), token).await })
-    };
+    let ends = token.clone();
+    let served = tokio::spawn(async move { third.serve(&again, ends).await });
     until("the stale socket is replaced", || std::os::unix::net::UnixStream::connect(&path).is_ok()).await;
     token.request();
     served.await.unwrap().unwrap();
