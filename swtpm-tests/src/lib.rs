@@ -4,6 +4,7 @@
 //! its own loopback address and is stopped on drop.
 
 pub mod daemon;
+pub mod malformed;
 pub mod measure;
 pub mod site;
 pub mod wait;

@@ -2,14 +2,15 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result};
-use hardroot_emulators::softhsm::SoftHsm;
+use hardroot_emulators::softhsm::{self, SoftHsm};
+use hardroot_emulators::{MySql, Postgres};
 use tempfile::TempDir;
 
 use crate::daemon::{Daemon, Ran, binary};
@@ -40,10 +41,20 @@ pub struct Site {
     pub attestors: String,
     /// More lines for `server {}`.
     pub server_lines: String,
+    /// Blocks beside `server {}` and `plugins {}`.
+    pub more: String,
     /// Where the server keeps its keys.
     pub server_keys: Keys,
+    /// The PKCS#11 module of the server, if not SoftHSM itself.
+    pub server_module: Option<PathBuf>,
+    /// Its `sessions`, if not the default.
+    pub server_sessions: Option<u32>,
+    /// Lines for the data store's `plugin_data {}`; a SQLite file in the server's folder if none.
+    pub database: Option<String>,
     /// The server's address.
     pub address: Ipv4Addr,
+    /// Where agents connect, if not to the server itself.
+    pub front: Option<SocketAddr>,
     hsm: SoftHsm,
     folder: TempDir,
 }
@@ -61,8 +72,13 @@ impl Site {
             server: None,
             attestors: "    NodeAttestor \"join_token\" { plugin_data {} }\n".to_owned(),
             server_lines: String::new(),
+            more: String::new(),
             server_keys: Keys::Pkcs11,
+            server_module: None,
+            server_sessions: None,
+            database: None,
             address: unused_address(PORT)?,
+            front: None,
             hsm: SoftHsm::start()?,
             folder,
         })
@@ -74,10 +90,57 @@ impl Site {
         self.folder.path()
     }
 
+    /// Puts the database `name` of an emulated server of this kind (`postgres`, `mysql`) behind the site's server, which
+    /// connects to `address`; `more` are further lines of the data store's.
+    ///
+    /// # Errors
+    /// The password's file cannot be written.
+    pub fn place_on(&mut self, kind: &str, address: SocketAddr, name: &str, more: &str) -> Result<()> {
+        let password = self.folder().join("database-password");
+        softhsm::private_file(&password, Postgres::PASSWORD)?;
+        let connection = match kind {
+            "postgres" => format!(
+                "host={} port={} dbname={name} user={} sslmode=disable",
+                address.ip(),
+                address.port(),
+                Postgres::USER
+            ),
+            _ => format!("{}@tcp({address})/{name}?parseTime=true&tls=false", MySql::USER),
+        };
+        self.database = Some(format!(
+            "            database_type = \"{kind}\"\n            connection_string = \"{connection}\"\n            \
+             password_file = \"{}\"\n{more}",
+            password.display()
+        ));
+        Ok(())
+    }
+
     /// The site's PKCS#11 token.
     #[must_use]
     pub fn hsm(&self) -> &SoftHsm {
         &self.hsm
+    }
+
+    /// The PKCS#11 module that the server uses.
+    #[must_use]
+    pub fn module(&self) -> &Path {
+        self.server_module.as_deref().unwrap_or(self.hsm.module())
+    }
+
+    /// Puts a module between server and SoftHSM that makes each signature `delay` longer.
+    ///
+    /// # Errors
+    /// It was not built, or its control file cannot be written.
+    pub fn slow_token(&mut self, delay: std::time::Duration) -> Result<()> {
+        let (_, conf) = self.hsm.env();
+        fs::write(conf.with_file_name("shim-control"), format!("delay={}", delay.as_millis()))?;
+        let own = std::env::current_exe().context("finding this program")?;
+        let name = "libhardroot_pkcs11_shim.so";
+        let found =
+            own.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.is_file());
+        self.server_module =
+            Some(found.context("the PKCS#11 shim is not built: cargo build -p hardroot-pkcs11-shim")?);
+        Ok(())
     }
 
     /// The environment that SoftHSM needs.
@@ -108,16 +171,23 @@ impl Site {
         fs::create_dir_all(&data)?;
         let keys = self.key_manager(&self.server_keys, &data);
         let software = matches!(self.server_keys, Keys::Memory | Keys::Disk);
+        let file = || {
+            let data = data.display();
+            format!(
+                "            database_type = \"sqlite3\"\n            connection_string = \"{data}/datastore.sqlite3\"\n"
+            )
+        };
+        let database = self.database.clone().unwrap_or_else(file);
         let text = format!(
             "server {{\n    trust_domain = \"{TRUST_DOMAIN}\"\n    bind_address = \"{}\"\n    bind_port = {PORT}\n    \
              data_dir = \"{data}\"\n    socket_path = \"{}\"\n    log_level = \"DEBUG\"\n{}{}}}\n\n\
-             plugins {{\n    DataStore \"sql\" {{\n        plugin_data {{\n            database_type = \"sqlite3\"\n            \
-             connection_string = \"{data}/datastore.sqlite3\"\n        }}\n    }}\n{keys}{}}}\n",
+             plugins {{\n    DataStore \"sql\" {{\n        plugin_data {{\n{database}        }}\n    }}\n{keys}{}}}\n{}",
             self.address,
             self.server_socket().display(),
             if software { "    allow_software_keys = true\n" } else { "" },
             self.server_lines,
             self.attestors,
+            self.more,
             data = data.display(),
         );
         fs::write(self.server_config(), text).context("writing server.conf")
@@ -127,10 +197,13 @@ impl Site {
         match keys {
             Keys::Pkcs11 => format!(
                 "    KeyManager \"pkcs11\" {{\n        plugin_data {{\n            module_path = \"{}\"\n            \
-                 token_label = \"{}\"\n            pin_file = \"{}\"\n        }}\n    }}\n",
-                self.hsm.module().display(),
+                 token_label = \"{}\"\n            pin_file = \"{}\"\n{}        }}\n    }}\n",
+                self.module().display(),
                 SoftHsm::TOKEN,
-                self.hsm.pin_file().display()
+                self.hsm.pin_file().display(),
+                self.server_sessions
+                    .map(|count| format!("            sessions = {count}\n"))
+                    .unwrap_or_default()
             ),
             Keys::Tpm(tcti) => format!(
                 "    KeyManager \"tpm\" {{\n        plugin_data {{\n            directory = \"{}/keys\"\n            \
@@ -164,6 +237,20 @@ impl Site {
         Ok(())
     }
 
+    /// Processor time the server has used so far, to a hundredth of a second.
+    ///
+    /// # Errors
+    /// It is not running, or /proc does not tell.
+    pub fn server_time(&self) -> Result<std::time::Duration> {
+        let pid = self.server.as_ref().context("the server is not running")?.pid();
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        // User and system time are fields 14 and 15 (proc(5)), in ticks of which Linux shows 100 a second.
+        let (_, fields) = stat.rsplit_once(')').context("no process name")?;
+        let ticks: Vec<u64> =
+            fields.split_whitespace().skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
+        Ok(std::time::Duration::from_millis(10 * ticks.iter().sum::<u64>()))
+    }
+
     /// Stops the server (SIGTERM).
     ///
     /// # Errors
@@ -184,6 +271,19 @@ impl Site {
             .args(arguments)
             .arg("-socketPath")
             .arg(self.server_socket())
+            .envs(self.environment())
+            .output()
+            .context("running hardroot-server")?;
+        Ok(Ran::of(&output))
+    }
+
+    /// Runs a command of `hardroot-server` that does not take `-socketPath`.
+    ///
+    /// # Errors
+    /// It cannot be run. A non-zero exit is no error here.
+    pub fn own_command(&self, arguments: &[&str]) -> Result<Ran> {
+        let output = Command::new(binary("hardroot-server")?)
+            .args(arguments)
             .envs(self.environment())
             .output()
             .context("running hardroot-server")?;
@@ -356,14 +456,16 @@ impl Agent {
             ),
             other => site.key_manager(other, &data),
         };
+        let server = site.front.unwrap_or_else(|| (site.address, PORT).into());
         let bundle = setup.bundle.clone().unwrap_or_else(|| site.folder().join("bootstrap.pem"));
         let text = format!(
             "agent {{\n    trust_domain = \"{TRUST_DOMAIN}\"\n    data_dir = \"{}\"\n    server_address = \"{}\"\n    \
-             server_port = {PORT}\n    socket_path = \"{}\"\n    trust_bundle_path = \"{}\"\n    log_level = \"DEBUG\"\n{lines}}}\n\n\
+             server_port = {}\n    socket_path = \"{}\"\n    trust_bundle_path = \"{}\"\n    log_level = \"DEBUG\"\n{lines}}}\n\n\
              plugins {{\n{keys}{}    WorkloadAttestor \"unix\" {{\n        plugin_data {{\n            \
              discover_workload_path = true\n        }}\n    }}\n}}\n",
             data.display(),
-            site.address,
+            server.ip(),
+            server.port(),
             self.socket().display(),
             bundle.display(),
             setup.attestor,

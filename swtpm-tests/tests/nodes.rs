@@ -12,7 +12,7 @@ mod common;
 use std::fs;
 
 use common::{NodeCertificates, enrol, fetch_id, me, only_agent, quote_site, token_site};
-use hardroot_emulators::{Manufacturer, Shutdown, Swtpm};
+use hardroot_emulators::{Manufacturer, Shutdown, Swtpm, TpmProxy, code};
 use hardroot_hsm_keymanager::tpm::{Config as TpmKeyManagerConfig, TpmKeyManager};
 use hardroot_hsm_keymanager::{KeyId, KeyManager as _, KeyType};
 use hardroot_swtpm_tests::site::{AgentSetup, Keys, Site};
@@ -74,6 +74,30 @@ fn endorsement_alone_suffices_when_the_operator_says_so_but_not_from_another_man
     other.launch().unwrap();
     wait_server_log(&site, "ek_certificate");
     assert_eq!(site.agent_ids().unwrap().len(), 1, "a TPM of an unknown manufacturer joined");
+}
+
+#[test]
+fn a_new_box_attests_with_five_private_key_operations_and_comes_back_with_one() {
+    let tpm = Swtpm::start().unwrap();
+    let proxy = TpmProxy::before(&tpm).unwrap();
+    let site = quote_site(&tpm, "endorsement");
+    let mut agent = site.agent("agent", AgentSetup::tpm(&proxy.tcti())).unwrap();
+    agent.start().unwrap();
+    let id = only_agent(&site);
+    site.create_entry(&id, "spiffe://example.org/app", &[&me()], &[]).unwrap();
+    // An SVID means that the connection with the new certificate is in use.
+    fetch_id(&agent, "spiffe://example.org/app");
+    let counted = [code::ACTIVATE_CREDENTIAL, code::CERTIFY, code::QUOTE, code::SIGN].map(|c| proxy.count(c));
+    assert_eq!(counted, [1, 1, 1, 2], "activation, certification, quote; the request and the TLS handshake");
+    assert_eq!(proxy.private_key_operations(), 5);
+    assert_eq!(proxy.salted_sessions(), 1, "one session for as long as the TPM is open");
+    agent.stop().unwrap();
+
+    proxy.reset_counts();
+    agent.start().unwrap();
+    fetch_id(&agent, "spiffe://example.org/app");
+    assert_eq!(proxy.private_key_operations(), 1, "TLS with the stored certificate");
+    assert_eq!(proxy.salted_sessions(), 0);
 }
 
 #[test]

@@ -51,6 +51,19 @@ fn every_fault_of_an_agent_configuration_is_told_at_once_with_its_line() {
 }
 
 #[test]
+fn each_daemon_knows_the_others_configuration() {
+    let site = Site::new().unwrap();
+    let agent = site.agent("agent", AgentSetup::join_token("t")).unwrap();
+    let path = site.folder().join("spire-server.conf");
+    fs::write(&path, "server {\n  trust_domain = \"example.org\"\n}\n").unwrap();
+    let path = path.display().to_string();
+    let ran = agent.command(&["migrate-from-spire", "-config", &path, "-dryRun"]).unwrap();
+    assert!(!ran.ok());
+    let right = format!("give it to `hardroot-server migrate-from-spire -config {path}`");
+    assert!(ran.stderr.contains(&right) && ran.stderr.lines().count() == 1, "{}", ran.stderr);
+}
+
+#[test]
 fn software_keys_need_permission_and_are_said_aloud() {
     let mut site = Site::new().unwrap();
     site.server_keys = Keys::Memory;

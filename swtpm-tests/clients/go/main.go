@@ -16,6 +16,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/spiffetls"
 	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
+	"github.com/spiffe/go-spiffe/v2/svid/jwtsvid"
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
 )
 
@@ -29,12 +30,13 @@ func say(fields map[string]any) {
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: client fetch|watch|serve|call --socket PATH ...")
+		fmt.Fprintln(os.Stderr, "usage: client fetch|jwt|watch|serve|call --socket PATH ...")
 		os.Exit(2)
 	}
 	flags := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
 	socket := flags.String("socket", "", "path of the Workload API")
 	count := flags.Int("count", 1, "updates to wait for")
+	audience := flags.String("audience", "", "whom a JWT-SVID is for")
 	listen := flags.String("listen", "", "address to serve on")
 	connect := flags.String("connect", "", "address to call")
 	expect := flags.String("expect", "", "SPIFFE ID of the peer")
@@ -53,6 +55,8 @@ func main() {
 	switch os.Args[1] {
 	case "fetch":
 		err = fetch(ctx, address)
+	case "jwt":
+		err = jwt(ctx, address, *audience)
 	case "watch":
 		err = watch(ctx, address, *count)
 	case "serve":
@@ -88,6 +92,34 @@ func fetch(ctx context.Context, address workloadapi.ClientOption) error {
 		return err
 	}
 	say(describe(update))
+	return nil
+}
+
+// Fetches a token and has it validated twice: here with the bundle that the Workload API gives, and by the Workload API.
+func jwt(ctx context.Context, address workloadapi.ClientOption, audience string) error {
+	svid, err := workloadapi.FetchJWTSVID(ctx, jwtsvid.Params{Audience: audience}, address)
+	if err != nil {
+		return fmt.Errorf("fetching: %w", err)
+	}
+	bundles, err := workloadapi.FetchJWTBundles(ctx, address)
+	if err != nil {
+		return fmt.Errorf("fetching the bundles: %w", err)
+	}
+	token := svid.Marshal()
+	valid, err := jwtsvid.ParseAndValidate(token, bundles, []string{audience})
+	if err != nil {
+		return fmt.Errorf("validating: %w", err)
+	}
+	if _, err := jwtsvid.ParseAndValidate(token, bundles, []string{"another"}); err == nil {
+		return errors.New("it is for everybody")
+	}
+	if _, err := workloadapi.ValidateJWTSVID(ctx, token, audience, address); err != nil {
+		return fmt.Errorf("having it validated: %w", err)
+	}
+	if _, err := workloadapi.ValidateJWTSVID(ctx, token, "another", address); err == nil {
+		return errors.New("the Workload API says it is for everybody")
+	}
+	say(map[string]any{"spiffe_id": valid.ID.String(), "audience": valid.Audience})
 	return nil
 }
 

@@ -2,17 +2,21 @@
 
 import argparse
 import json
+import os
 import queue
 import sys
 
-from spiffe import SpiffeId, WorkloadApiClient, X509Source
+from spiffe import JwtSvid, SpiffeId, WorkloadApiClient, X509Source
 from spiffetls import ListenOptions, dial, listen
 from spiffetls.mode import ClientTlsMode, ServerTlsMode
 from spiffetls.tlsconfig.authorize import authorize_id
 
 
 def say(**fields):
-    print(json.dumps(fields), flush=True)
+    try:
+        print(json.dumps(fields), flush=True)
+    except BrokenPipeError:  # nobody reads any more: the test is over
+        os._exit(0)
 
 
 def describe(context):
@@ -31,6 +35,31 @@ def describe(context):
 def fetch(options):
     with WorkloadApiClient(socket_path=options.endpoint) as client:
         say(**describe(client.fetch_x509_context(timeout=options.timeout)))
+
+
+def must_fail(what, act):
+    try:
+        act()
+    except Exception:
+        return
+    raise AssertionError(what)
+
+
+def jwt(options):
+    """Fetches a token and has it validated twice: here with the bundle that the Workload API gives, and by the Workload API."""
+    mine, other = {options.audience}, {"another"}
+    with WorkloadApiClient(socket_path=options.endpoint) as client:
+        svid = client.fetch_jwt_svid(audience=mine, timeout=options.timeout)
+        bundles = client.fetch_jwt_bundles(timeout=options.timeout)
+        bundle = bundles.get_bundle_for_trust_domain(svid.spiffe_id.trust_domain)
+        valid = JwtSvid.parse_and_validate(svid.token, bundle, mine)
+        must_fail("it is for everybody", lambda: JwtSvid.parse_and_validate(svid.token, bundle, other))
+        client.validate_jwt_svid(svid.token, options.audience, timeout=options.timeout)
+        must_fail(
+            "the Workload API says it is for everybody",
+            lambda: client.validate_jwt_svid(svid.token, "another", timeout=options.timeout),
+        )
+    say(spiffe_id=str(valid.spiffe_id), audience=sorted(valid.audience))
 
 
 def watch(options):
@@ -98,9 +127,10 @@ def call(options):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("command", choices=["fetch", "watch", "serve", "call"])
+    parser.add_argument("command", choices=["fetch", "jwt", "watch", "serve", "call"])
     parser.add_argument("--socket", required=True)
     parser.add_argument("--count", type=int, default=1)
+    parser.add_argument("--audience")
     parser.add_argument("--listen")
     parser.add_argument("--connect")
     parser.add_argument("--expect")
@@ -108,7 +138,7 @@ def main():
     options = parser.parse_args()
     options.endpoint = f"unix://{options.socket}"
     try:
-        {"fetch": fetch, "watch": watch, "serve": serve, "call": call}[options.command](options)
+        {"fetch": fetch, "jwt": jwt, "watch": watch, "serve": serve, "call": call}[options.command](options)
     except Exception as error:
         say(error=repr(error))
         sys.exit(1)

@@ -13,10 +13,15 @@ pub(crate) const CONTROL_PORT: u16 = DATA_PORT + 1;
 
 /// An address on which both ports are free right now. Never `127.0.0.1`, where a mistyped TCTI would end up.
 pub(crate) fn unused() -> Option<Ipv4Addr> {
+    unused_for(&[DATA_PORT, CONTROL_PORT])
+}
+
+/// An address on which these ports are free right now.
+pub(crate) fn unused_for(ports: &[u16]) -> Option<Ipv4Addr> {
     // The process id spreads processes, the counter spreads emulators within one; a clash is seen and passed by.
     (0..1024)
         .map(|_| candidate(process::id(), NEXT.fetch_add(1, Ordering::Relaxed)))
-        .find(|ip| [DATA_PORT, CONTROL_PORT].iter().all(|port| TcpListener::bind((*ip, *port)).is_ok()))
+        .find(|ip| ports.iter().all(|port| TcpListener::bind((*ip, *port)).is_ok()))
 }
 
 /// Third and second byte from the process id, last byte 2 to 253 from the counter.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -46,6 +46,9 @@ pub mod code {
     pub const PRIVATE_KEY: [u32; 6] = [ACTIVATE_CREDENTIAL, CERTIFY, ECDH_ZGEN, QUOTE, RSA_DECRYPT, SIGN];
 }
 
+/// TPM_RH_NULL as the key of TPM2_StartAuthSession: no salt (part 3, 11.1).
+const NO_KEY: [u8; 4] = 0x4000_0007_u32.to_be_bytes();
+
 /// What happens to a command instead of reaching the TPM at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -57,6 +60,11 @@ pub enum Fault {
     Hang,
     /// The connection is closed without an answer.
     Disconnect,
+    /// One bit of the answer is wrong, in the byte that stands so far before its end.
+    FlipBit {
+        /// 1 is the last byte.
+        from_end: usize,
+    },
 }
 
 #[derive(Debug)]
@@ -69,6 +77,7 @@ struct Rule {
 #[derive(Debug, Default)]
 struct Shared {
     counts: Mutex<BTreeMap<u32, u64>>,
+    salted: AtomicU64,
     rules: Mutex<Vec<Rule>>,
     hanging: Mutex<bool>,
     released: Condvar,
@@ -152,9 +161,17 @@ impl TpmProxy {
         code::PRIVATE_KEY.iter().filter_map(|command| counts.get(command)).sum()
     }
 
+    /// How many sessions were started with a salt, which the TPM decrypts with a private key. They are not among
+    /// [`TpmProxy::private_key_operations`]: one serves for as long as the TPM is open.
+    #[must_use]
+    pub fn salted_sessions(&self) -> u64 {
+        self.shared.salted.load(Ordering::Relaxed)
+    }
+
     /// Counts from zero again.
     pub fn reset_counts(&self) {
         lock(&self.shared.counts).clear();
+        self.shared.salted.store(0, Ordering::Relaxed);
     }
 
     /// Applies `fault` to the next `times` commands with this code, or to any command.
@@ -206,9 +223,13 @@ fn pass_commands(mut client: TcpStream, upstream: SocketAddr, shared: &Shared) -
     // swtpm serves one data connection at a time: connect when there is a command, not before.
     let mut server: Option<TcpStream> = None;
     while let Ok(command) = read_message(&mut client) {
-        let code = command.get(6..10).and_then(|c| c.try_into().ok()).map_or(0, u32::from_be_bytes);
-        *lock(&shared.counts).entry(code).or_default() += 1;
-        match shared.fault_for(code) {
+        let command_code = command.get(6..10).and_then(|c| c.try_into().ok()).map_or(0, u32::from_be_bytes);
+        *lock(&shared.counts).entry(command_code).or_default() += 1;
+        if command_code == code::START_AUTH_SESSION && command.get(10..14).is_some_and(|key| *key != NO_KEY) {
+            shared.salted.fetch_add(1, Ordering::Relaxed);
+        }
+        let fault = shared.fault_for(command_code);
+        match fault {
             Some(Fault::ResponseCode(rc)) => {
                 client.write_all(&[&[0x80, 0x01, 0, 0, 0, 10][..], &rc.to_be_bytes()].concat())?;
                 continue;
@@ -221,7 +242,7 @@ fn pass_commands(mut client: TcpStream, upstream: SocketAddr, shared: &Shared) -
                 }
             }
             Some(Fault::Disconnect) => break,
-            None => {}
+            Some(Fault::FlipBit { .. }) | None => {}
         }
         let stream = match server.as_mut() {
             Some(stream) => stream,
@@ -232,7 +253,12 @@ fn pass_commands(mut client: TcpStream, upstream: SocketAddr, shared: &Shared) -
             }
         };
         stream.write_all(&command)?;
-        let answer = read_message(stream)?;
+        let mut answer = read_message(stream)?;
+        if let Some(Fault::FlipBit { from_end }) = fault
+            && let Some(byte) = answer.iter_mut().rev().nth(from_end.saturating_sub(1))
+        {
+            *byte ^= 1;
+        }
         client.write_all(&answer)?;
     }
     client.shutdown(Shutdown::Both)

@@ -4,11 +4,12 @@
 //!
 //! - `wipe`: the next C_SignInit closes all sessions first, once, as an HSM does that lost its connection;
 //! - `error=<number>`: C_SignInit fails with this code;
-//! - `hang=<ms>`: C_Sign takes this much longer;
+//! - `hang=<ms>`: C_Sign takes this much longer, also when it is only asked for a length;
+//! - `delay=<ms>`: each signature takes this much longer, as on a slow token;
 //! - `corrupt`: C_Sign gives a signature with one bit flipped;
 //! - `flags=<number>`: C_GetTokenInfo reports these flags, too.
 //!
-//! `shim-log`, beside it, gets a line for each C_Login, C_Initialize and C_Finalize.
+//! `shim-log`, beside it, gets a line for each C_Login, C_Initialize, C_Finalize and C_Sign.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
@@ -185,6 +186,14 @@ unsafe extern "C" fn sign(
     signature_length: CK_ULONG_PTR,
 ) -> CK_RV {
     let Some(call) = real().and_then(|real| real.C_Sign) else { return CKR_FUNCTION_NOT_SUPPORTED };
+    // Without a place for the signature it is only asked for its length.
+    if !signature.is_null() {
+        match control("delay").and_then(|text| text.parse().ok()) {
+            // A slow token is measured: the log would cost as much as what is measured.
+            Some(ms) => std::thread::sleep(Duration::from_millis(ms)),
+            None => log("C_Sign"),
+        }
+    }
     if let Some(ms) = control("hang").and_then(|text| text.parse().ok()) {
         std::thread::sleep(Duration::from_millis(ms));
     }

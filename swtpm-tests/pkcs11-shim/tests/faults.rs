@@ -5,7 +5,6 @@ use std::error::Error;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use hardroot_emulators::softhsm::{self, SoftHsm};
@@ -13,6 +12,7 @@ use hardroot_hsm_keymanager::pkcs11::{Config, Namespace, Pkcs11KeyManager};
 use hardroot_hsm_keymanager::{
     Digest, HashAlgorithm, KeyError, KeyId, KeyManager, KeyType, SignatureScheme, verify,
 };
+use tokio::sync::watch;
 
 const NAMESPACE: Namespace<'_> = Namespace { trust_domain: "example.org", instance: "server" };
 /// CKR_DEVICE_ERROR.
@@ -80,22 +80,20 @@ fn wiped_sessions_under_load_reach_no_caller() {
         run(async {
             let keys = Arc::new(Pkcs11KeyManager::open(config(hsm), NAMESPACE).await.unwrap());
             let public = keys.generate(&ca(), KeyType::EcP256).await.unwrap();
-            let done = Arc::new(AtomicU32::new(0));
+            let done = watch::Sender::new(0_u32);
             let mut tasks = tokio::task::JoinSet::new();
             for _ in 0..8 {
-                let (keys, public, done) = (Arc::clone(&keys), public.clone(), Arc::clone(&done));
+                let (keys, public, done) = (Arc::clone(&keys), public.clone(), done.clone());
                 tasks.spawn(async move {
                     for _ in 0..100 {
                         let signature = keys.sign(&ca(), SignatureScheme::Ecdsa, &digest()).await.unwrap();
                         assert!(verify(&public, SignatureScheme::Ecdsa, &digest(), &signature));
-                        done.fetch_add(1, Ordering::Relaxed);
+                        done.send_modify(|count| *count += 1);
                     }
                 });
             }
             for wipe in 1..=5_u32 {
-                while done.load(Ordering::Relaxed) < wipe * 120 {
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
+                done.subscribe().wait_for(|count| *count >= wipe * 120).await.unwrap();
                 control(hsm, "wipe");
             }
             while let Some(ended) = tasks.join_next().await {

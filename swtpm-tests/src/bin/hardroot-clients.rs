@@ -80,6 +80,7 @@ fn all(check: &mut impl FnMut(&str, Result<()>)) -> Result<()> {
     let entry = site.create_entry(&parent, ID, &[&format!("unix:uid:{}", uid())], &[])?;
     for client in &clients {
         check(&format!("{} fetches", client.name), fetches(client, &agent));
+        check(&format!("{} fetches and validates a JWT-SVID", client.name), tokens(client, &agent));
         check(&format!("{} watches", client.name), watches(client, &agent, &site, &parent, &entry));
     }
     for server in &clients {
@@ -106,6 +107,14 @@ fn fetches(client: &Client, agent: &Agent) -> Result<()> {
     let id = seen.pointer("/svids/0/spiffe_id").and_then(Value::as_str);
     ensure!(id == Some(ID), "{seen}");
     ensure!(seen.get("bundles").and_then(Value::as_u64) == Some(1), "{seen}");
+    Ok(())
+}
+
+/// Each client checks that the token is valid for its audience and for no other, by itself and by the agent.
+fn tokens(client: &Client, agent: &Agent) -> Result<()> {
+    let seen = client.run(agent, &["jwt", "--audience", "mine"])?.success()?.json()?;
+    ensure!(seen.get("spiffe_id").and_then(Value::as_str) == Some(ID), "{seen}");
+    ensure!(seen.pointer("/audience/0").and_then(Value::as_str) == Some("mine"), "{seen}");
     Ok(())
 }
 

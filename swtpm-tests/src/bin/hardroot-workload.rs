@@ -11,20 +11,21 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
-use spiffe::{WorkloadApiClient, X509Context, X509Source};
+use spiffe::{JwtSvid, WorkloadApiClient, X509Context, X509Source};
 use spiffe_rustls::{authorizer, mtls_client, mtls_server};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_stream::StreamExt as _;
 
-const USAGE: &str = "usage: hardroot-workload fetch|watch|serve|call --socket PATH [--write DIR] [--count N] \
-                     [--listen ADDR] [--connect ADDR] [--expect SPIFFE-ID] [--timeout SECONDS]";
+const USAGE: &str = "usage: hardroot-workload fetch|jwt|watch|serve|call --socket PATH [--write DIR] [--count N] \
+                     [--audience NAME] [--listen ADDR] [--connect ADDR] [--expect SPIFFE-ID] [--timeout SECONDS]";
 
 #[derive(Default)]
 struct Options {
     socket: String,
     write: Option<PathBuf>,
     count: usize,
+    audience: String,
     address: String,
     expect: String,
     timeout: u64,
@@ -55,6 +56,7 @@ fn options(mut arguments: impl Iterator<Item = String>) -> Result<Options> {
             "--socket" => options.socket = format!("unix://{value}"),
             "--write" => options.write = Some(PathBuf::from(value)),
             "--count" => options.count = value.parse().context("--count")?,
+            "--audience" => options.audience = value,
             "--listen" | "--connect" => options.address = value,
             "--expect" => options.expect = value,
             "--timeout" => options.timeout = value.parse().context("--timeout")?,
@@ -68,6 +70,7 @@ async fn run(command: &str, options: &Options) -> Result<()> {
     let deadline = Duration::from_secs(options.timeout);
     match command {
         "fetch" => tokio::time::timeout(deadline, fetch(options)).await.context("no answer in time")?,
+        "jwt" => tokio::time::timeout(deadline, jwt(options)).await.context("no answer in time")?,
         "watch" => tokio::time::timeout(deadline, watch(options)).await.context("too few updates in time")?,
         "serve" => serve(options).await,
         "call" => tokio::time::timeout(deadline, call(options)).await.context("no answer in time")?,
@@ -82,6 +85,30 @@ async fn fetch(options: &Options) -> Result<()> {
     if let Some(folder) = &options.write {
         write_pem(folder, &context)?;
     }
+    Ok(())
+}
+
+/// Fetches a token and has it validated twice: here with the bundle that the Workload API gives, and by the
+/// Workload API.
+async fn jwt(options: &Options) -> Result<()> {
+    let client = WorkloadApiClient::connect_to(&options.socket).await?;
+    let audience = options.audience.as_str();
+    let svid = client.fetch_jwt_svid([audience], None).await.context("fetching")?;
+    let bundles = client.fetch_jwt_bundles().await.context("fetching the bundles")?;
+    JwtSvid::parse_and_validate(svid.token(), &bundles, &[audience]).context("validating")?;
+    anyhow::ensure!(
+        JwtSvid::parse_and_validate(svid.token(), &bundles, &["another"]).is_err(),
+        "it is for everybody"
+    );
+    client.validate_jwt_token(audience, svid.token()).await.context("having it validated")?;
+    anyhow::ensure!(
+        client.validate_jwt_token("another", svid.token()).await.is_err(),
+        "the Workload API says it is for everybody"
+    );
+    println!(
+        "{}",
+        json!({ "spiffe_id": svid.spiffe_id().to_string(), "audience": svid.audience(), "key_id": svid.key_id() })
+    );
     Ok(())
 }
 

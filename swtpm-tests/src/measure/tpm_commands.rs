@@ -42,6 +42,12 @@ pub fn measure() -> Result<Vec<Row>> {
         5.0,
         "DESIGN.md",
     );
+    row(
+        "salted sessions to attest (once each time the TPM is opened)",
+        proxy.salted_sessions(),
+        1.0,
+        "decision 6",
+    );
     row("TPM commands to attest, a new box", proxy.total(), 0.0, "none set");
 
     proxy.reset_counts();

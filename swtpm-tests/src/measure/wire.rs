@@ -14,6 +14,7 @@ use hardroot_identity::{Bundle, SpiffeId, TrustDomain};
 use hardroot_transport::{
     BundleSet, BundleSource, ConnectOptions, ServerTrust, TlsIdentity, client_config, connect,
 };
+use rustls::ClientConfig;
 use rustls_pki_types::PrivateKeyDer;
 use tonic::transport::Channel;
 
@@ -24,18 +25,39 @@ use crate::site::{PORT, Site, TRUST_DOMAIN};
 /// # Errors
 /// The server refuses.
 pub async fn join(site: &Site, token: &str) -> Result<Channel> {
+    let options = ConnectOptions { timeout: Duration::from_secs(20), ..ConnectOptions::default() };
+    Ok(connect(&format!("{}:{PORT}", site.address), joined(site, token).await?, options).await?)
+}
+
+/// How somebody without an identity connects to the site's server.
+///
+/// # Errors
+/// There is no bootstrap bundle.
+pub fn nobody(site: &Site) -> Result<Arc<ClientConfig>> {
+    let (server, trust) = trust(site)?;
+    Ok(client_config(server, trust, None))
+}
+
+fn trust(site: &Site) -> Result<(SpiffeId, ServerTrust)> {
     let trust_domain = TrustDomain::new(TRUST_DOMAIN)?;
     let pem = std::fs::read(site.folder().join("bootstrap.pem"))?;
     let bundle = Bundle::from_pem(trust_domain.clone(), &pem)?;
     let bundles: Arc<dyn BundleSource> = Arc::new(BundleSet::new([bundle]));
-    let server = SpiffeId::new(&trust_domain, "/spire/server")?;
-    let address = format!("{}:{PORT}", site.address);
-    let trust = || ServerTrust::Bundle(bundles.clone());
+    Ok((SpiffeId::new(&trust_domain, "/spire/server")?, ServerTrust::Bundle(bundles)))
+}
 
+/// Joins with a token: how the agent connects from now on.
+///
+/// # Errors
+/// The server refuses.
+pub async fn joined(site: &Site, token: &str) -> Result<Arc<ClientConfig>> {
+    let address = format!("{}:{PORT}", site.address);
+    let (server, trust) = trust(site)?;
     let key = rcgen::KeyPair::generate()?;
     let csr = rcgen::CertificateParams::default().serialize_request(&key)?;
     let anonymous =
-        connect(&address, client_config(server.clone(), trust(), None), ConnectOptions::default()).await?;
+        connect(&address, client_config(server.clone(), trust.clone(), None), ConnectOptions::default())
+            .await?;
     let params = attest_agent_request::Params {
         data: Some(AttestationData { r#type: "join_token".into(), payload: token.as_bytes().to_vec() }),
         params: Some(AgentX509svidParams { csr: csr.der().to_vec() }),
@@ -54,6 +76,5 @@ pub async fn join(site: &Site, token: &str) -> Result<Channel> {
     let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(anyhow::Error::msg)?;
     let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key)?;
     let identity = Arc::new(ArcSwapOption::from_pointee(TlsIdentity::new(chain, key)?));
-    let options = ConnectOptions { timeout: Duration::from_secs(20), ..ConnectOptions::default() };
-    Ok(connect(&address, client_config(server, trust(), Some(identity)), options).await?)
+    Ok(client_config(server, trust, Some(identity)))
 }
