@@ -1,0 +1,5 @@
+
+e1
+example.org/app
+example.org/spire/agent/x"
+unixuid:0
