@@ -10,6 +10,7 @@
 mod common;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
@@ -19,8 +20,8 @@ use hardroot_hsm_keymanager::{
     Custody, Digest, KeyError, KeyId, KeyInfo, KeyManager, KeyType, PublicKey, SignatureScheme,
 };
 use hardroot_transport::{
-    BundleSet, ConnectError, ConnectOptions, Limits, PeerInfo, RemoteKey, ServerTrust, TlsIdentity,
-    TrustError, client_config, connect, recheck, server_config,
+    BundleSet, ConnectError, ConnectOptions, Limits, PeerInfo, RemoteKey, ServerTrust, SigningOrder,
+    SigningTurn, TlsIdentity, TrustError, client_config, connect, recheck, server_config,
 };
 use rustls::HandshakeKind;
 use rustls::sign::SigningKey;
@@ -228,7 +229,7 @@ async fn a_client_that_does_not_speak_h2_is_closed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn peers_that_never_finish_the_handshake_stop_nobody_and_are_closed() {
     let ca = Ca::new("example.org");
-    let limits = Limits { handshake_timeout: Duration::from_secs(5), max_signing: 2, ..Limits::default() };
+    let limits = Limits { handshake_timeout: Duration::from_secs(5), ..Limits::default() };
     let server = Server::start(slot(ca.identity(SERVER).await), ca.bundles(), limits).await;
     let mut silent = Vec::new();
     for _ in 0..100 {
@@ -240,6 +241,67 @@ async fn peers_that_never_finish_the_handshake_stop_nobody_and_are_closed() {
         assert_eq!(stream.read(&mut [0; 64]).await.unwrap_or(0), 0, "closed without a word");
     }
     common::counts(&server.stats.failed_handshakes, 100).await;
+}
+
+/// Lets one go each time it is told to.
+struct Told {
+    turns: tokio::sync::Semaphore,
+    waiting: AtomicUsize,
+}
+
+struct Counted<'a>(&'a AtomicUsize);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[async_trait::async_trait]
+impl SigningOrder for Told {
+    async fn turn(&self) -> Result<SigningTurn, Box<dyn std::error::Error + Send + Sync>> {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let _counted = Counted(&self.waiting);
+        self.turns.acquire().await?.forget();
+        Ok(Box::new(()))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handshake_waits_for_its_turn_and_one_whose_peer_is_gone_does_not() {
+    let ca = Ca::new("example.org");
+    let order = Arc::new(Told { turns: tokio::sync::Semaphore::new(0), waiting: AtomicUsize::new(0) });
+    let server = Server::start_in_order(slot(ca.identity(SERVER).await), ca.bundles(), order.clone()).await;
+    let waiting = async |count: usize| {
+        at_last("so many wait", async || match order.waiting.load(Ordering::SeqCst) {
+            seen if seen == count => Ok(()),
+            seen => Err(seen),
+        })
+        .await;
+    };
+    let (addr, trust) = (server.addr.to_string(), ServerTrust::Bundle(ca.bundles()));
+    let channel = |trust| {
+        let addr = addr.clone();
+        tokio::spawn(async move {
+            connect(&addr, client_config(id(SERVER), trust, None), ConnectOptions::default()).await
+        })
+    };
+    let first = channel(trust);
+    waiting(1).await;
+    let gone = channel(ServerTrust::Bundle(ca.bundles()));
+    waiting(2).await;
+    gone.abort();
+    waiting(1).await;
+    assert!(!first.is_finished());
+    order.turns.add_permits(1);
+    call(&first.await.unwrap().unwrap()).await.unwrap();
+    common::counts(&server.stats.failed_handshakes, 1).await;
+    // It comes too late for everybody: closed without a signature.
+    let late = channel(ServerTrust::Bundle(ca.bundles()));
+    waiting(1).await;
+    order.turns.close();
+    assert!(late.await.unwrap().is_err());
+    common::counts(&server.stats.failed_handshakes, 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,11 +1,12 @@
 //! Whose signature is made next, and who is told to come back.
 //!
 //! A token makes so many signatures a second and no more. Requests wait here, not in front of the token: by class, agents
-//! before workloads before tokens, and within a class in the order in which they came. The key manager gets as many as it
+//! before workloads before new connections before tokens, and within a class in the order in which they came. The key manager gets as many as it
 //! works on at a time, and a few more while its answers are quick, so that it never waits for the next one.
 //! Whoever would wait for too long is told so at once, with a time to come back; whoever goes away leaves the queue.
 //! Why so: docs/decisions/0022-signatures-in-order.md.
 
+mod handshakes;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +17,8 @@ use std::time::Duration;
 use hardroot_telemetry::{count, gauge, sample_with};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+
+pub use handshakes::Handshakes;
 
 /// A class that waits gets at least one of so many signatures, whatever waits in the classes before it.
 pub const SHARE: u32 = 8;
@@ -40,13 +43,16 @@ pub enum Class {
     Agent,
     /// Workloads' certificates.
     Workload,
+    /// TLS handshakes. After the certificates of those who are connected already: whoever has begun is to end, and
+    /// strangers, who can make handshakes and nothing else, stand behind those who are known.
+    Connection,
     /// JWT-SVIDs.
     Token,
 }
 
 impl Class {
     /// All, first served first.
-    pub const ALL: [Self; 3] = [Self::Agent, Self::Workload, Self::Token];
+    pub const ALL: [Self; 4] = [Self::Agent, Self::Workload, Self::Connection, Self::Token];
 
     /// For metrics and messages.
     #[must_use]
@@ -54,22 +60,25 @@ impl Class {
         match self {
             Self::Agent => "agent",
             Self::Workload => "workload",
+            Self::Connection => "connection",
             Self::Token => "token",
         }
     }
 
-    /// Longest wait that is begun: SPIRE's agents give a call up after 30 s, and a program that wants a token is waiting.
+    /// Longest wait that is begun: SPIRE's agents give a call up after 30 s, a handshake has 10 s (`handshake_timeout`) of
+    /// which the peers need some, and a program that wants a token is waiting.
     #[must_use]
     pub fn longest_wait(self) -> Duration {
         match self {
             Self::Agent | Self::Workload => Duration::from_secs(20),
+            Self::Connection => Duration::from_secs(8),
             Self::Token => Duration::from_secs(10),
         }
     }
 }
 
-/// The classes that are certificates.
-const CERTIFICATES: &[Class] = &[Class::Agent, Class::Workload];
+/// The classes that do not sign with the key of JWT-SVIDs.
+const OTHERS: &[Class] = &[Class::Agent, Class::Workload, Class::Connection];
 
 /// The signature cannot be made in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -87,23 +96,25 @@ pub struct Busy {
 
 /// One value for each class.
 #[derive(Debug, Default)]
-struct Of<T>([T; 3]);
+struct Of<T>([T; 4]);
 
 impl<T> Of<T> {
     fn get(&self, class: Class) -> &T {
-        let [agent, workload, token] = &self.0;
+        let [agent, workload, connection, token] = &self.0;
         match class {
             Class::Agent => agent,
             Class::Workload => workload,
+            Class::Connection => connection,
             Class::Token => token,
         }
     }
 
     fn get_mut(&mut self, class: Class) -> &mut T {
-        let [agent, workload, token] = &mut self.0;
+        let [agent, workload, connection, token] = &mut self.0;
         match class {
             Class::Agent => agent,
             Class::Workload => workload,
+            Class::Connection => connection,
             Class::Token => token,
         }
     }
@@ -228,12 +239,12 @@ impl Queue {
     fn dispatch(self: &Arc<Self>) {
         loop {
             let mut state = self.lock();
-            // One certificate goes to the key manager even when tokens have every lane: their key may hang, or take long.
+            // One of the others goes to the key manager even when tokens have every lane: their key may hang, or take long.
             let full = state.busy >= self.depth(&state);
             if full && state.busy > state.busy_tokens {
                 return;
             }
-            let among = if full { CERTIFICATES } else { &Class::ALL };
+            let among = if full { OTHERS } else { &Class::ALL };
             let Some((class, (since, waiter))) = state.next(among) else { return };
             state.busy += 1;
             state.busy_tokens += usize::from(class == Class::Token);
@@ -267,7 +278,7 @@ impl Queue {
 
     /// Admitted and not done, by class.
     #[cfg(test)]
-    pub(crate) fn admitted(&self) -> [usize; 3] {
+    pub(crate) fn admitted(&self) -> [usize; 4] {
         Class::ALL.map(|class| *self.lock().admitted.get(class))
     }
 }
@@ -292,11 +303,14 @@ impl State {
     fn fit(&self, class: Class, limit: Duration) -> Option<usize> {
         let all: usize = Class::ALL.iter().map(|class| self.admitted.get(*class)).sum();
         let room = MOST_ADMITTED.checked_sub(all).filter(|room| *room > 0)?;
-        let ahead = self.ahead(class);
-        let each = self.each(class);
-        let fit = if each > 0.0 {
-            let left = limit.as_secs_f64() - ahead as f64 * each;
-            (left / each).floor().clamp(0.0, MOST_ADMITTED as f64) as usize
+        let (ahead, own) = (self.ahead(class), *self.admitted.get(class));
+        let fit = if self.interval > 0.0 {
+            let done =
+                |each: f64| (limit.as_secs_f64() / each).floor().clamp(0.0, MOST_ADMITTED as f64) as usize;
+            let in_order = done(self.each(class)).saturating_sub(ahead);
+            // However many are ahead in other classes, this one has its share.
+            let by_share = done(self.interval * f64::from(SHARE)).saturating_sub(own);
+            in_order.max(by_share)
         } else {
             MOST_ADMITTED
         };
@@ -320,8 +334,12 @@ impl State {
     /// When a refused call should come back: when half of the queue is over, and after those who were refused before.
     fn invite(&mut self, class: Class, count: usize, now: Instant) -> Duration {
         let each = self.each(class);
+        let share = self.interval * f64::from(SHARE);
         #[expect(clippy::cast_precision_loss, reason = "a number of requests")]
-        let (backlog, mine) = (self.ahead(class) as f64 * each, count.min(MOST_INVITED) as f64 * each);
+        let (backlog, mine) = (
+            (self.ahead(class) as f64 * each).min(*self.admitted.get(class) as f64 * share),
+            count.min(MOST_INVITED) as f64 * each,
+        );
         let half = class.longest_wait().as_secs_f64() / 2.0;
         let seconds =
             |value: f64| Duration::try_from_secs_f64(value.max(0.0)).unwrap_or(RETURN.1).min(RETURN.1);

@@ -107,7 +107,6 @@ impl EndpointLimits {
             max_handshakes_per_ip: self.max_handshakes_per_address,
             handshake_timeout: self.handshake_timeout,
             proxies: self.proxies.clone(),
-            ..Limits::default()
         }
     }
 

@@ -14,4 +14,4 @@ pub use limits::EndpointLimits;
 pub use ratelimit::RateLimits;
 pub(crate) use timeout::asked_timeout;
 
-pub use serve::{EndpointError, GRACE, Listeners, Serving, serve};
+pub use serve::{EndpointError, GRACE, Listeners, Serving, Tls, serve};

@@ -9,8 +9,8 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt};
 use hardroot_runtime::process;
 use hardroot_transport::{
-    BoundSocket, BundleSource, IdentitySlot, ListenStats, Throttle, TlsConn, UdsConn, UdsError, bind_uds,
-    server_config_with, tls_incoming, uds_incoming,
+    BoundSocket, BundleSource, IdentitySlot, ListenStats, SigningOrder, Throttle, TlsConn, UdsConn, UdsError,
+    bind_uds, server_config_with, tls_incoming_with, uds_incoming,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
@@ -90,12 +90,21 @@ pub struct Serving {
     stats: [(&'static str, Arc<ListenStats>); 2],
 }
 
+/// What the TLS port's handshakes need.
+pub struct Tls {
+    /// The server's own identity.
+    pub identity: IdentitySlot,
+    /// Whom to trust.
+    pub bundles: Arc<dyn BundleSource>,
+    /// Which handshake signs next.
+    pub order: Arc<dyn SigningOrder>,
+}
+
 /// Serves `remote` on the TLS port and `local` on the admin socket, each call judged by `gate`.
 #[must_use]
 pub fn serve(
     listeners: Listeners,
-    identity: IdentitySlot,
-    bundles: Arc<dyn BundleSource>,
+    tls: Tls,
     gate: Arc<Gate>,
     remote: Routes,
     local: Routes,
@@ -111,8 +120,8 @@ pub fn serve(
     if !limits.proxies.is_empty() {
         info!(proxies = limits.proxies.len(), "PROXY headers are honoured from the configured addresses");
     }
-    let tls = server_config_with(identity, bundles, limits.tls.into());
-    let incoming = tls_incoming(listeners.remote, tls, limits.listener(open_files));
+    let config = server_config_with(tls.identity, tls.bundles, limits.tls.into());
+    let incoming = tls_incoming_with(listeners.remote, config, limits.listener(open_files), tls.order);
     let tls_stats = incoming.stats();
     let shared = Arc::new(Shared {
         memory: Arc::new(Semaphore::new(limits.max_request_bytes.min(Semaphore::MAX_PERMITS))),

@@ -26,11 +26,12 @@ use crate::api::debug::DebugService;
 use crate::api::logger::LoggerService;
 use crate::attest::{AttestConfig, Attestation};
 use crate::audit::Audit;
+use crate::authority::queue::Handshakes;
 use crate::authority::{Authority, AuthorityConfig, AuthorityStore, JwtConfig, ServerSvid};
 use crate::authz::{Authorizer, Gate};
 use crate::config::ServerConfig;
 use crate::datastore::{Bundles, Datastore, KeyRecords, Nodes, SqlStore};
-use crate::endpoints::{BundleCache, Listeners, RateLimits, Serving, serve};
+use crate::endpoints::{BundleCache, Listeners, RateLimits, Serving, Tls, serve};
 use crate::entries::AuthorizedEntries;
 use crate::instance::{Tenancy, instance_id};
 use crate::telemetry::Metered;
@@ -217,7 +218,9 @@ impl RunningServer {
         let shown = IdentitySlot::clone(&identity);
         let trusted = Arc::clone(&source);
         let (local, bounds) = (local.routes(), config.limits.clone());
-        let serving = serve(listeners, identity, source, Arc::new(gate), remote, local, bounds);
+        let order = Arc::new(Handshakes(Arc::clone(authority.signer().queue())));
+        let tls = Tls { identity, bundles: source, order };
+        let serving = serve(listeners, tls, Arc::new(gate), remote, local, bounds);
         let of_token = Arc::clone(&token);
         let gauges =
             gauges(&config, &health, &authority, of_token, &entries, &shown, &serving, &clock, began);

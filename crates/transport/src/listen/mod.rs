@@ -3,6 +3,7 @@
 mod accept;
 mod authority;
 mod guard;
+mod order;
 mod proxy;
 mod tls;
 mod uds;
@@ -10,6 +11,7 @@ mod uds;
 pub use accept::{ListenStats, Throttle};
 pub use authority::MendedAuthority;
 pub use guard::{Flood, Guarded};
+pub use order::{FirstCome, SigningOrder, SigningTurn};
 pub use proxy::{BadCidr, BadProxyHeader, Cidr, Parsed, Proxied, parse as parse_proxy_header};
-pub use tls::{Limits, TlsConn, TlsIncoming, client_of, tls_incoming};
+pub use tls::{Limits, TlsConn, TlsIncoming, client_of, tls_incoming, tls_incoming_with};
 pub use uds::{BoundSocket, LocalPeer, UdsConn, UdsError, UdsIncoming, UdsLimits, bind_uds, uds_incoming};

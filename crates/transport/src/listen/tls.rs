@@ -12,7 +12,7 @@ use rustls::ServerConfig;
 use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -20,6 +20,7 @@ use tokio_stream::Stream;
 use tonic::transport::server::Connected;
 
 use super::accept::{Backoff, ListenStats, Place, Places, Throttle};
+use super::order::{FirstCome, SigningOrder};
 use super::proxy::{self, Cidr, Parsed, Proxied};
 use crate::config::ALPN_H2;
 use crate::connect::keep_alive;
@@ -41,8 +42,6 @@ pub struct Limits {
     pub max_handshakes_per_ip: usize,
     /// From accept to the end of the handshake, a PROXY header included.
     pub handshake_timeout: Duration,
-    /// Server signatures that wait for the key at the same time; the others queue without holding a thread.
-    pub max_signing: usize,
     /// Who may send a PROXY header, which says the client's true address. Without a header their connections
     /// are their own. From others such a header is refused; empty: from everybody.
     pub proxies: Vec<Cidr>,
@@ -57,7 +56,6 @@ impl Default for Limits {
             max_handshakes: 2_000,
             max_handshakes_per_ip: 1_000,
             handshake_timeout: Duration::from_secs(10),
-            max_signing: 32,
             proxies: Vec::new(),
         }
     }
@@ -151,15 +149,31 @@ impl Accept for TcpListener {
 /// Must be called within a multi-thread tokio runtime (see [`crate::RemoteKey`]).
 #[must_use]
 pub fn tls_incoming(listener: TcpListener, config: Arc<ServerConfig>, limits: Limits) -> TlsIncoming {
-    incoming(listener, config, limits)
+    incoming(listener, config, limits, Arc::new(FirstCome::default()))
 }
 
-fn incoming(listener: impl Accept, config: Arc<ServerConfig>, limits: Limits) -> TlsIncoming {
+/// As [`tls_incoming`], with handshakes that have the server's key in this order.
+#[must_use]
+pub fn tls_incoming_with(
+    listener: TcpListener,
+    config: Arc<ServerConfig>,
+    limits: Limits,
+    order: Arc<dyn SigningOrder>,
+) -> TlsIncoming {
+    incoming(listener, config, limits, order)
+}
+
+fn incoming(
+    listener: impl Accept,
+    config: Arc<ServerConfig>,
+    limits: Limits,
+    order: Arc<dyn SigningOrder>,
+) -> TlsIncoming {
     let (sender, ready) = mpsc::channel(64);
     let stats = Arc::new(ListenStats::default());
     let handshake = Arc::new(Handshake {
         config,
-        signing: Semaphore::new(limits.max_signing.max(1)),
+        order,
         anonymous: Places::new(limits.max_anonymous, limits.max_anonymous.div_ceil(2)),
         full: Throttle::default(),
         stats: Arc::clone(&stats),
@@ -235,7 +249,7 @@ impl Taken {
 /// What every handshake needs.
 struct Handshake {
     config: Arc<ServerConfig>,
-    signing: Semaphore,
+    order: Arc<dyn SigningOrder>,
     anonymous: Arc<Places<IpAddr>>,
     limits: Limits,
     stats: Arc<ListenStats>,
@@ -317,7 +331,10 @@ impl Handshake {
         let handshake = {
             // The server signs while it answers the ClientHello, which is here. A peer that only dawdles
             // before or after holds no place in this queue.
-            let _turn = self.signing.acquire().await?;
+            let _turn = tokio::select! {
+                turn = self.order.turn() => turn.map_err(Failure::Broken)?,
+                () = gone(&hello.io) => return Err(Failure::Broken("the client went away".into())),
+            };
             hello.into_stream(Arc::clone(&self.config))
         };
         let stream = handshake.await?;
@@ -367,6 +384,14 @@ impl Handshake {
                 }
             }
         }
+    }
+}
+
+/// Ends when the peer has closed the connection. One that sends more before it is answered is not watched any longer.
+async fn gone(stream: &TcpStream) {
+    match stream.peek(&mut [0]).await {
+        Ok(0) | Err(_) => {}
+        Ok(_) => std::future::pending().await,
     }
 }
 

@@ -10,9 +10,9 @@ use hardroot_hsm_keymanager::memory::MemoryKeyManager;
 use hardroot_hsm_keymanager::{KeyId, KeyManager, KeyType};
 use hardroot_identity::{Bundle, SpiffeId, TrustDomain, X509Authority};
 use hardroot_transport::{
-    BundleSet, BundleSource, ConnectError, ConnectOptions, IdentitySlot, Limits, ListenStats, PeerInfo,
-    RemoteKey, ServerTrust, TlsIdentity, TlsPolicy, client_config, connect, recheck, server_config_with,
-    tls_incoming,
+    BundleSet, BundleSource, ConnectError, ConnectOptions, FirstCome, IdentitySlot, Limits, ListenStats,
+    PeerInfo, RemoteKey, ServerTrust, SigningOrder, TlsIdentity, TlsPolicy, client_config, connect, recheck,
+    server_config, server_config_with, tls_incoming_with,
 };
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
@@ -189,9 +189,28 @@ impl Server {
         policy: TlsPolicy,
     ) -> Self {
         let config = server_config_with(identity, bundles.clone(), policy.into());
+        Self::serve(config, bundles, limits, Arc::new(FirstCome::default())).await
+    }
+
+    /// With handshakes in this order.
+    pub async fn start_in_order(
+        identity: IdentitySlot,
+        bundles: Arc<BundleSet>,
+        order: Arc<dyn SigningOrder>,
+    ) -> Self {
+        let config = server_config(identity, bundles.clone());
+        Self::serve(config, bundles, Limits::default(), order).await
+    }
+
+    async fn serve(
+        config: Arc<rustls::ServerConfig>,
+        bundles: Arc<BundleSet>,
+        limits: Limits,
+        order: Arc<dyn SigningOrder>,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let incoming = tls_incoming(listener, config, limits);
+        let incoming = tls_incoming_with(listener, config, limits, order);
         let stats = incoming.stats();
         let peers: Arc<Mutex<Vec<Arc<PeerInfo>>>> = Arc::default();
         let seen = peers.clone();

@@ -569,6 +569,7 @@ async fn what_cannot_be_signed_in_time_is_refused_at_once_with_a_time_to_come_ba
     };
     queue.believe(Duration::from_millis(100));
     let ahead = queue.admit(Class::Workload, 200, None).unwrap();
+    let share = queue.admit(Class::Token, 200, None).unwrap();
     let before = issuing.signed();
     let jwt = NewJwtsvidRequest { entry_id: id.clone(), audience: vec!["a".into()] };
     let refusals = [
@@ -583,7 +584,7 @@ async fn what_cannot_be_signed_in_time_is_refused_at_once_with_a_time_to_come_ba
     }
     assert_eq!(issuing.signed(), before);
 
-    drop(ahead);
+    drop((ahead, share));
     let ahead = queue.admit(Class::Workload, 10, None).unwrap();
     let mut hurried = from_agent(AGENT, batch(9));
     hurried.set_timeout(Duration::from_millis(1550));
@@ -594,5 +595,5 @@ async fn what_cannot_be_signed_in_time_is_refused_at_once_with_a_time_to_come_ba
     assert_eq!(served, 5, "{codes:?}");
     assert!(codes.iter().all(|code| matches!(code, Code::Ok | Code::ResourceExhausted)), "{codes:?}");
     drop(ahead);
-    assert_eq!(queue.admitted(), [0, 0, 0]);
+    assert_eq!(queue.admitted(), [0, 0, 0, 0]);
 }

@@ -56,7 +56,7 @@ async fn agents_go_first_and_nobody_starves() {
     let log = Arc::new(Mutex::new(Vec::new()));
     let mut jobs = JoinSet::new();
     // In the reverse order of their rank, all of them waiting before the second signature.
-    for class in [Class::Token, Class::Workload, Class::Agent] {
+    for class in [Class::Token, Class::Connection, Class::Workload, Class::Agent] {
         for _ in 0..40 {
             sign(&mut jobs, &queue, class, 50 * MS, &log);
             yield_now().await;
@@ -67,18 +67,18 @@ async fn agents_go_first_and_nobody_starves() {
     let before_last_agent = log.iter().rposition(|class| *class == Class::Agent).unwrap();
     let count = |class| log[..before_last_agent].iter().filter(|c| **c == class).count();
     // While agents wait, the others get no more than their eighth, and no less.
-    for class in [Class::Workload, Class::Token] {
+    for class in [Class::Workload, Class::Connection, Class::Token] {
         let share = count(class) as f64 / before_last_agent as f64;
         assert!((0.09..=0.15).contains(&share), "{class:?} got {share}");
         let places: Vec<_> = (0..before_last_agent).filter(|at| log[*at] == class).collect();
         assert!(places.windows(2).all(|pair| pair[1] - pair[0] <= SHARE as usize + 1), "{places:?}");
     }
-    let workloads_end = log.iter().rposition(|class| *class == Class::Workload).unwrap();
-    assert!(
-        log[workloads_end..].iter().filter(|class| **class == Class::Token).count() > 20,
-        "tokens are last"
-    );
-    assert_eq!(queue.admitted(), [0, 0, 0]);
+    for (class, next) in [(Class::Workload, Class::Connection), (Class::Connection, Class::Token)] {
+        let end = log.iter().rposition(|one| *one == class).unwrap();
+        let after = log[end..].iter().filter(|one| **one == next).count();
+        assert!(after > 10, "{after} of {next:?} after the last of {class:?}");
+    }
+    assert_eq!(queue.admitted(), [0, 0, 0, 0]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -153,7 +153,7 @@ async fn a_quick_token_always_has_the_next_one_at_hand() {
     let fifth = queue.admit(Class::Workload, 1, None).unwrap();
     assert!(tokio::time::timeout(MS, fifth.turn()).await.is_err());
     drop(turns);
-    assert_eq!(queue.admitted(), [0, 0, 0]);
+    assert_eq!(queue.admitted(), [0, 0, 0, 0]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -170,12 +170,65 @@ async fn who_would_wait_too_long_is_told_at_once_when_to_come_back() {
     assert_eq!(first.retry_after, Duration::from_secs(10));
     assert_eq!(second.retry_after, Duration::from_secs(15));
     assert!(queue.admit(Class::Agent, 1, None).is_ok(), "workloads are not ahead of agents");
+    // Ten seconds of every eighth signature, whatever is ahead.
+    let tokens = queue.admit(Class::Token, 100, None).unwrap();
+    assert_eq!(tokens.left(), 12);
     assert!(queue.admit(Class::Token, 1, None).is_err());
+    drop(tokens);
     for _ in 0..100 {
         assert!(queue.room(Class::Workload, None).unwrap_err().retry_after <= RETURN.1);
     }
     drop(places);
     assert!(queue.admit(Class::Workload, 50, None).is_ok(), "unused places are given back");
+}
+
+/// What a class has for sure is enough to admit somebody: more demand of those before it than the token makes must not
+/// shut the others out.
+#[tokio::test(start_paused = true)]
+async fn new_connections_are_made_however_much_there_is_to_sign() {
+    let queue = learnt(1, 10 * MS).await;
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let mut jobs = JoinSet::new();
+    let ahead = queue.admit(Class::Workload, 10_000, None).unwrap();
+    assert_eq!(ahead.left(), 2_000);
+    jobs.spawn(async move {
+        while let Ok(turn) = ahead.turn().await {
+            sleep(10 * MS).await;
+            turn.done();
+        }
+    });
+    yield_now().await;
+    let began = Instant::now();
+    for _ in 0..100 {
+        sign(&mut jobs, &queue, Class::Connection, 10 * MS, &log);
+    }
+    assert!(queue.admit(Class::Connection, 1, None).is_err(), "8 s of every eighth signature");
+    while log.lock().unwrap().len() < 100 {
+        sleep(10 * MS).await;
+    }
+    assert!(began.elapsed() <= Class::Connection.longest_wait() + 100 * MS, "{:?}", began.elapsed());
+    jobs.shutdown().await;
+}
+
+/// A stranger's handshakes neither teach the queue nor hold anything once they are gone.
+#[tokio::test(start_paused = true)]
+async fn handshakes_wait_their_turn_and_are_not_learnt_from() {
+    use hardroot_transport::SigningOrder as _;
+    let queue = learnt(1, 100 * MS).await;
+    let order = Handshakes(Arc::clone(&queue));
+    for _ in 0..100 {
+        drop(order.turn().await.unwrap());
+    }
+    let held = queue.admit(Class::Agent, 1, None).unwrap().turn().await.unwrap();
+    let late = tokio::time::timeout(MS, order.turn()).await;
+    assert!(late.is_err(), "the lane is another's");
+    assert_eq!(queue.admitted(), [1, 0, 0, 0]);
+    let before = Instant::now();
+    let Err(refused) = order.turn().await else { panic!("the lane is another's") };
+    assert!(refused.to_string().contains("more to sign"), "{refused}");
+    assert_eq!(before.elapsed(), Class::Connection.longest_wait());
+    drop(held);
+    assert_eq!(queue.admit(Class::Workload, 1000, None).unwrap().left(), 200, "still 100 ms each");
 }
 
 #[tokio::test(start_paused = true)]
@@ -199,7 +252,7 @@ async fn a_wait_that_turns_out_longer_ends_with_a_time_to_come_back() {
     assert!((Duration::from_millis(1900)..=Duration::from_secs(2)).contains(&before.elapsed()));
     assert!(busy.retry_after >= RETURN.0);
     drop((held, late));
-    assert_eq!(queue.admitted(), [0, 0, 0]);
+    assert_eq!(queue.admitted(), [0, 0, 0, 0]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -213,9 +266,9 @@ async fn whoever_is_gone_is_no_more_in_the_queue() {
     }
     yield_now().await;
     advance(MS).await;
-    assert_eq!(queue.admitted(), [1, 100, 0]);
+    assert_eq!(queue.admitted(), [1, 100, 0, 0]);
     jobs.shutdown().await;
-    assert_eq!(queue.admitted(), [1, 0, 0]);
+    assert_eq!(queue.admitted(), [1, 0, 0, 0]);
     drop(held);
     let began = Instant::now();
     drop(queue.admit(Class::Token, 1, None).unwrap().turn().await.unwrap());
@@ -238,7 +291,7 @@ proptest::proptest! {
 
     /// Whatever comes, waits, goes away or fails, in any order: no lane and no place is lost.
     #[test]
-    fn nothing_is_lost(lanes in 1usize..5, steps in proptest::collection::vec((0u8..3, 1usize..4, 0u64..60), 1..60)) {
+    fn nothing_is_lost(lanes in 1usize..5, steps in proptest::collection::vec((0u8..4, 1usize..4, 0u64..60), 1..60)) {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
@@ -262,7 +315,7 @@ proptest::proptest! {
                 sleep(Duration::from_millis(patience % 7)).await;
             }
             jobs.join_all().await;
-            assert_eq!(queue.admitted(), [0, 0, 0]);
+            assert_eq!(queue.admitted(), [0, 0, 0, 0]);
             let state = queue.lock();
             assert_eq!((state.busy, state.busy_tokens), (0, 0));
             drop(state);

@@ -27,7 +27,8 @@ async fn accept_errors_never_end_the_listener() {
     let errors =
         [Errno::EMFILE, Errno::ECONNABORTED, Errno::ENFILE, Errno::ENOBUFS, Errno::EPERM, Errno::EINVAL];
     let config = server_config(std::sync::Arc::new(ArcSwapOption::empty()), Arc::new(BundleSet::default()));
-    let incoming = incoming(Failing(errors.into(), listener), config, Limits::default());
+    let incoming =
+        incoming(Failing(errors.into(), listener), config, Limits::default(), Arc::new(FirstCome::default()));
     let stats = incoming.stats();
     // No identity: the handshake fails, which shows that the connection was accepted after all the errors.
     drop(TcpStream::connect(addr).await.unwrap());
