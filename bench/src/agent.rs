@@ -210,10 +210,10 @@ impl SimAgent {
         if let Some(channel) = &self.channel {
             return Ok(channel.clone());
         }
-        let none = || CallError::Connect { reason: "this agent has no SVID".to_owned() };
+        let none = || CallError::Connect { reason: "this agent has no SVID".to_owned(), turned_away: false };
         let chain = self.chain.clone().ok_or_else(none)?;
         let identity = TlsIdentity::new(chain, self.key.tls())
-            .map_err(|error| CallError::Connect { reason: error.to_string() })?;
+            .map_err(|error| CallError::Connect { reason: error.to_string(), turned_away: false })?;
         let channel = self.target.connect(Some(identity)).await?;
         self.channel = Some(channel.clone());
         self.connections += 1;

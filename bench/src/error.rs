@@ -15,6 +15,8 @@ pub enum CallError {
     Connect {
         /// What the transport said.
         reason: String,
+        /// Whether the server is there and closed the connection before it was set up.
+        turned_away: bool,
     },
     /// The server said no.
     #[error("{rpc}: {code:?}: {message}")]
@@ -70,6 +72,12 @@ impl CallError {
         }
     }
 
+    /// Whether the server is there and had no room for another connection.
+    #[must_use]
+    pub fn is_turned_away(&self) -> bool {
+        matches!(self, Self::Connect { turned_away: true, .. })
+    }
+
     /// Whether the connection is of no use any more.
     #[must_use]
     pub fn breaks_connection(&self) -> bool {
@@ -108,7 +116,10 @@ impl CallError {
 
 impl From<ConnectError> for CallError {
     fn from(error: ConnectError) -> Self {
-        Self::Connect { reason: error.to_string() }
+        Self::Connect {
+            reason: error.to_string(),
+            turned_away: matches!(error, ConnectError::TurnedAway { .. }),
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::{Ended, Lifecycle, jitter, refresh_at, show_time};
 use crate::attest::{AgentKey, AgentKeyError, check_agent_svid};
 use crate::storage::StoredSvid;
-use crate::sync::{Attested, Server, ServerError};
+use crate::sync::{Attested, Hint, Server, ServerError};
 
 /// The SVID in use.
 #[derive(Debug, Clone)]
@@ -144,20 +144,16 @@ impl<S: Server> Lifecycle<S> {
                 // The reasons of calls with an SVID do not apply to a call without; distrust is worth its own line.
                 self.judge(&refused).await?;
             }
-            let after = refused.asks_to_return();
-            self.tell_failed_attestation(&refused, after);
+            let hint = refused.hint();
+            self.tell_failed_attestation(&refused, hint);
         } else {
-            self.tell_failed_attestation(&error, None);
+            self.tell_failed_attestation(&error, Hint::Nothing);
         }
         Ok(())
     }
 
-    fn tell_failed_attestation(
-        &mut self,
-        error: &(dyn std::error::Error + 'static),
-        asked: Option<std::time::Duration>,
-    ) {
-        let pause = self.attest_retry.after(Instant::now(), asked, jitter());
+    fn tell_failed_attestation(&mut self, error: &(dyn std::error::Error + 'static), hint: Hint) {
+        let pause = self.attest_retry.after(Instant::now(), hint, jitter());
         tracing::warn!(
             error = %error,
             cause = %chain_of(error),

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use super::identity::{Attempt, chain_of};
 use super::{Ended, Lifecycle, jitter, show_time};
 use crate::attest::{AgentKey, check_agent_svid};
-use crate::sync::Server;
+use crate::sync::{Hint, Server};
 
 impl<S: Server> Lifecycle<S> {
     /// Renews. After a failure the old SVID stays in use; the log says until when.
@@ -24,11 +24,11 @@ impl<S: Server> Lifecycle<S> {
         if let Attempt::Server(refused) = &error {
             self.judge(refused).await?;
         }
-        let asked = match &error {
-            Attempt::Server(refused) => refused.asks_to_return(),
-            _ => None,
+        let hint = match &error {
+            Attempt::Server(refused) => refused.hint(),
+            _ => Hint::Nothing,
         };
-        let pause = self.renew_retry.after(Instant::now(), asked, jitter());
+        let pause = self.renew_retry.after(Instant::now(), hint, jitter());
         tracing::warn!(
             error = %error,
             cause = %chain_of(&error),

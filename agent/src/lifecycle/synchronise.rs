@@ -11,7 +11,7 @@ use super::identity::chain_of;
 use super::{ASK_PUSH, Ended, Lifecycle, MAX_BATCH, jitter, refresh_at};
 use crate::cache::{EntryChanges, Wanted};
 use crate::sync::{
-    BadIssue, IssueRequest, Pushed, Resume, Server, ServerError, WorkloadKey, check_workload_svid,
+    BadIssue, Hint, IssueRequest, Pushed, Resume, Server, ServerError, WorkloadKey, check_workload_svid,
 };
 
 impl<S: Server> Lifecycle<S> {
@@ -117,7 +117,7 @@ impl<S: Server> Lifecycle<S> {
             tracing::warn!(error = %error, reason = why, "synchronisation was refused; attesting anew");
             return Ok(());
         }
-        let pause = self.sync_retry.after(Instant::now(), error.asks_to_return(), jitter());
+        let pause = self.sync_retry.after(Instant::now(), error.hint(), jitter());
         tracing::warn!(
             error = %error,
             cause = %chain_of(error),
@@ -192,11 +192,11 @@ impl<S: Server> Lifecycle<S> {
         let keys = match made {
             Ok(Ok(keys)) => keys,
             Ok(Err(error)) => {
-                self.issuing_failed(&error, None);
+                self.issuing_failed(&error, Hint::Nothing);
                 return Ok(());
             }
             Err(error) => {
-                self.issuing_failed(&error, None);
+                self.issuing_failed(&error, Hint::Nothing);
                 return Ok(());
             }
         };
@@ -224,7 +224,7 @@ impl<S: Server> Lifecycle<S> {
                 self.judge(&error).await?;
                 // A server under pressure, or a link too slow for so much at once.
                 self.batch = (self.batch / 2).max(1);
-                self.issuing_failed(&error, error.asks_to_return());
+                self.issuing_failed(&error, error.hint());
             }
         }
         Ok(())
@@ -265,12 +265,8 @@ impl<S: Server> Lifecycle<S> {
         self.cache.failed(wish);
     }
 
-    fn issuing_failed(
-        &mut self,
-        error: &(dyn std::error::Error + 'static),
-        asked: Option<std::time::Duration>,
-    ) {
-        let pause = self.issue_retry.after(Instant::now(), asked, jitter());
+    fn issuing_failed(&mut self, error: &(dyn std::error::Error + 'static), hint: Hint) {
+        let pause = self.issue_retry.after(Instant::now(), hint, jitter());
         tracing::warn!(
             error = %error,
             cause = %chain_of(error),

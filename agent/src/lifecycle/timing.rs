@@ -5,6 +5,11 @@ use std::time::{Duration, SystemTime};
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use tokio::time::Instant;
 
+use crate::sync::Hint;
+
+/// Longest mean pause after the server turned a connection away. It is not the pause of a server that is gone: where
+/// thousands come back at once, those who wait for a minute or two are those for whom the whole fleet is not healed yet.
+const TURNED_AWAY: Duration = Duration::from_secs(10);
 /// How far renewal is spread around half of the lifetime.
 const RENEWAL_SPREAD: f64 = 0.1;
 
@@ -63,7 +68,11 @@ impl Retry {
 
     /// Notes a failure; says how long the pause is. `jitter` is from -1 to 1.
     pub fn failed(&mut self, now: Instant, jitter: f64) -> Duration {
-        let pause = self.min.saturating_mul(1 << self.failures.min(20)).min(self.max);
+        self.failed_up_to(self.max, now, jitter)
+    }
+
+    fn failed_up_to(&mut self, max: Duration, now: Instant, jitter: f64) -> Duration {
+        let pause = self.min.saturating_mul(1 << self.failures.min(20)).min(max);
         let pause = pause.mul_f64(1.0 + jitter.clamp(-1.0, 1.0) / 2.0);
         self.failures = self.failures.saturating_add(1);
         self.at = Some(now + pause);
@@ -79,11 +88,13 @@ impl Retry {
         pause
     }
 
-    /// [`Retry::told`] when the server said when to come back, [`Retry::failed`] when it did not.
-    pub fn after(&mut self, now: Instant, asked: Option<Duration>, jitter: f64) -> Duration {
-        match asked {
-            Some(after) => self.told(now, after, jitter),
-            None => self.failed(now, jitter),
+    /// [`Retry::told`] when the server said when to come back, [`Retry::failed`] when it did not; no long pauses
+    /// when it is there and has no room.
+    pub fn after(&mut self, now: Instant, hint: Hint, jitter: f64) -> Duration {
+        match hint {
+            Hint::Asked(after) => self.told(now, after, jitter),
+            Hint::TurnedAway => self.failed_up_to(self.max.min(TURNED_AWAY), now, jitter),
+            Hint::Nothing => self.failed(now, jitter),
         }
     }
 
@@ -147,7 +158,18 @@ mod tests {
         assert_eq!(retry.failures(), 4);
         assert_eq!(retry.told(now, Duration::ZERO, -1.0), Duration::from_secs(1));
         retry.succeeded();
-        assert_eq!(retry.after(now, None, 0.0), Duration::from_secs(1));
+        assert_eq!(retry.after(now, Hint::Nothing, 0.0), Duration::from_secs(1));
+        assert_eq!(retry.after(now, Hint::Asked(asked), 0.0).as_secs(), 90);
+    }
+
+    #[test]
+    fn a_server_without_room_is_asked_again_soon() {
+        let mut retry = Retry::new(Duration::from_secs(1), Duration::from_secs(60));
+        let now = Instant::now();
+        let pauses = [0.0; 6].map(|jitter| retry.after(now, Hint::TurnedAway, jitter).as_secs());
+        assert_eq!(pauses, [1, 2, 4, 8, 10, 10]);
+        assert_eq!(retry.after(now, Hint::Nothing, 0.0).as_secs(), 60, "gone altogether");
+        assert_eq!(retry.after(now, Hint::TurnedAway, 1.0).as_secs(), 15, "spread like all others");
     }
 
     #[test]

@@ -14,4 +14,4 @@ pub use grpc::GrpcServer;
 pub(crate) use issue::check_workload_svid;
 pub use issue::{BadIssue, WorkloadKey, WorkloadKeyError};
 pub use push::{Pushed, Resume};
-pub use server::{Attested, IssueRequest, IssuedJwt, JwtIssuer, Refused, Server, ServerError};
+pub use server::{Attested, Hint, IssueRequest, IssuedJwt, JwtIssuer, Refused, Server, ServerError};

@@ -99,6 +99,17 @@ pub trait Server: Send + Sync {
     async fn post_status(&self, bundle_sequence: u64) -> Result<(), ServerError>;
 }
 
+/// What a failure says about when to try again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hint {
+    /// Nothing.
+    Nothing,
+    /// The server said when to come back.
+    Asked(Duration),
+    /// The server is there and closed the connection before it was set up: it has no room now, and will have soon.
+    TurnedAway,
+}
+
 /// Why the server could not be asked, or what it answered.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -201,7 +212,7 @@ impl ServerError {
     #[must_use]
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Connect(ConnectError::Unreachable { .. }) => true,
+            Self::Connect(ConnectError::Unreachable { .. } | ConnectError::TurnedAway { .. }) => true,
             Self::Call { status, .. } => {
                 matches!(
                     status.code(),
@@ -218,6 +229,15 @@ impl ServerError {
         match self {
             Self::Call { status, .. } => retry_after(status),
             _ => None,
+        }
+    }
+
+    /// What it says about when to try again.
+    #[must_use]
+    pub fn hint(&self) -> Hint {
+        match self {
+            Self::Connect(ConnectError::TurnedAway { .. }) => Hint::TurnedAway,
+            other => other.asks_to_return().map_or(Hint::Nothing, Hint::Asked),
         }
     }
 
@@ -263,6 +283,7 @@ mod tests {
                 "no new handshake for a busy server"
             );
             assert_eq!(pressed.asks_to_return(), Some(Duration::from_secs(3)));
+            assert_eq!(pressed.hint(), Hint::Asked(Duration::from_secs(3)));
         }
         assert!(call("NewJWTSVID", permission_denied(Reason::AgentNotActive, "newer SVID")).is_passing());
         assert!(!banned.is_passing() && !call("NewJWTSVID", Status::not_found("no entry")).is_passing());

@@ -38,6 +38,8 @@ const JOIN_ATTEMPTS: u32 = 8;
 /// Pauses after failures, as agents make them: doubled from the first to the last.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LAST_PAUSE: Duration = Duration::from_secs(30);
+/// The last one after a server that is there had no room, as our agents make it.
+const TURNED_AWAY: Duration = Duration::from_secs(10);
 
 /// What every scenario needs.
 pub struct Setup {
@@ -186,7 +188,8 @@ impl Pauses {
     }
 
     fn after(&mut self, error: &CallError) -> Duration {
-        let own = FIRST_PAUSE.saturating_mul(1 << self.failures.min(10)).min(LAST_PAUSE);
+        let longest = if error.is_turned_away() { TURNED_AWAY } else { LAST_PAUSE };
+        let own = FIRST_PAUSE.saturating_mul(1 << self.failures.min(10)).min(longest);
         self.failures += 1;
         match error.retry_after() {
             Some(asked) => asked.mul_f64(1.0 + self.random.unit() / 4.0),

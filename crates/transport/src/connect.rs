@@ -75,6 +75,18 @@ pub enum ConnectError {
         #[source]
         cause: io::Error,
     },
+    /// Somebody is there and closed the connection before it was set up: a server that has no room for another one
+    /// now, or a load balancer with no server behind it. Worth a retry, sooner than if nobody were there.
+    #[error(
+        "{address} closed the connection while it was set up: {cause}; is the server overloaded, or is none behind the load balancer?"
+    )]
+    TurnedAway {
+        /// The address.
+        address: String,
+        /// What the system said.
+        #[source]
+        cause: io::Error,
+    },
     /// No connection in time. Worth a retry.
     #[error("{address} did not finish the TLS handshake within {} ms", after.as_millis())]
     TimedOut {
@@ -137,7 +149,7 @@ impl ConnectError {
     fn from_io(address: &str, error: io::Error) -> Self {
         let address = address.to_owned();
         let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
-            return Self::Unreachable { address, cause: error };
+            return Self::TurnedAway { address, cause: error };
         };
         match tls.clone() {
             rustls::Error::AlertReceived(alert) => Self::Refused { address, alert },
@@ -273,7 +285,8 @@ impl Dial {
 
     async fn establish(&self) -> Result<Eager, ConnectError> {
         let failed = |error| ConnectError::from_io(&self.address, error);
-        let tcp = TcpStream::connect(&self.address).await.map_err(failed)?;
+        let unreachable = |cause| ConnectError::Unreachable { address: self.address.clone(), cause };
+        let tcp = TcpStream::connect(&self.address).await.map_err(unreachable)?;
         keep_alive(&tcp);
         let connector = TlsConnector::from(Arc::clone(&self.tls));
         let stream = connector.connect(self.server_name.clone(), tcp).await.map_err(failed)?;

@@ -300,7 +300,8 @@ async fn a_handshake_waits_for_its_turn_and_one_whose_peer_is_gone_does_not() {
     let late = channel(ServerTrust::Bundle(ca.bundles()));
     waiting(1).await;
     order.turns.close();
-    assert!(late.await.unwrap().is_err());
+    let late = late.await.unwrap();
+    assert!(matches!(late, Err(ConnectError::TurnedAway { .. })), "{:?}", late.err());
     common::counts(&server.stats.failed_handshakes, 2).await;
 }
 
