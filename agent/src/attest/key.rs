@@ -92,16 +92,28 @@ impl AgentKeys {
         self.make(a).await
     }
 
-    /// The key for the SVID after `current`: the same in hardware, a new one in the other slot in software.
+    /// The key for the SVID after `current`: the same in hardware, a new one in the other slot in software, and the same
+    /// there, too, when no new one can be made.
     ///
     /// # Errors
-    /// The key manager failed; `current` is untouched.
+    /// The slots' names are none, which is no more than a mistake in this program.
     pub async fn for_renewal(&self, current: &AgentKey) -> Result<AgentKey, AgentKeyError> {
         if self.manager.custody().hardware {
             return Ok(current.clone());
         }
         let [a, b] = Self::slots()?;
-        self.make(if current.id == a { b } else { a }).await
+        match self.make(if current.id == a { b } else { a }).await {
+            Ok(key) => Ok(key),
+            // An SVID with the old key is worth more than one that has expired: a full disk must not cost the node its identity.
+            Err(error) => {
+                tracing::warn!(
+                    error = %error,
+                    key_id = %current.id,
+                    "no new key can be made; the agent's SVID is renewed with the old one"
+                );
+                Ok(current.clone())
+            }
+        }
     }
 
     async fn make(&self, id: KeyId) -> Result<AgentKey, AgentKeyError> {

@@ -199,11 +199,7 @@ impl<S: Server> Lifecycle<S> {
             not_after: checked.not_after,
             reattestable,
         };
-        let stored = StoredSvid { chain: svid.chain.clone(), reattestable, csr: self.csr.clone() };
-        if let Err(error) = self.storage.keep_svid(&stored) {
-            // A full disk must not take a running agent down; a restart attests anew.
-            tracing::error!(error = %error, cause = %chain_of(&error), "the new SVID cannot be stored; it is used from memory and lost at a restart");
-        }
+        self.keep_svid(&svid);
         self.show(&svid).await?;
         tracing::info!(
             spiffe_id = %svid.id,

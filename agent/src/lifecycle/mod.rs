@@ -5,6 +5,7 @@
 //! was set must notice within seconds.
 
 mod identity;
+mod keeping;
 mod renewal;
 mod synchronise;
 #[cfg(test)]
@@ -24,6 +25,8 @@ pub use identity::AgentSvid;
 pub(crate) use identity::chain_of;
 pub use timing::{Retry, jitter, refresh_at};
 use tokio::time::Instant;
+
+use keeping::Unstored;
 
 use crate::attest::{AgentKey, AgentKeys};
 use crate::cache::{Cache, untainted};
@@ -105,6 +108,8 @@ pub struct Lifecycle<S> {
     renew_retry: Retry,
     sync_retry: Retry,
     issue_retry: Retry,
+    store_retry: Retry,
+    unstored: Unstored,
     next_sync: Instant,
     /// What the server pushed so far.
     resume: Resume,
@@ -163,6 +168,8 @@ impl<S: Server> Lifecycle<S> {
             renew_retry: retry(),
             sync_retry: retry(),
             issue_retry: retry(),
+            store_retry: retry(),
+            unstored: Unstored::default(),
             next_sync: clocks.1,
             resume: Resume::default(),
             followed: false,
@@ -224,6 +231,7 @@ impl<S: Server> Lifecycle<S> {
                 self.issue_one_batch().await?;
             }
         }
+        self.keep_again();
         self.cache.settle();
         Ok(())
     }
@@ -232,6 +240,9 @@ impl<S: Server> Lifecycle<S> {
         let now = Instant::now();
         let mut wake = now + TICK.min(self.settings.sync_interval);
         let mut sooner = |at: Instant| wake = wake.min(at.max(now));
+        if let Some(at) = self.keep_at() {
+            sooner(at);
+        }
         if self.needs_attestation().is_some() {
             sooner(self.attest_retry.at().unwrap_or(now));
         } else {
@@ -282,9 +293,7 @@ impl<S: Server> Lifecycle<S> {
             return;
         }
         // What is stored loses taint marks; they come back with the first synchronisation.
-        if let Err(error) = self.storage.keep_bundle(&bundle) {
-            tracing::error!(error = %error, cause = ?std::error::Error::source(&error), "the new trust bundle cannot be stored; it is used from memory");
-        }
+        self.keep_bundle(&bundle);
         tracing::info!(
             trust_domain_id = %bundle.trust_domain.id(),
             sequence_number = bundle.sequence_number,

@@ -205,7 +205,8 @@ impl Server for FakeServer {
     async fn use_identity(&self, identity: Option<TlsIdentity>) {
         self.with(|s| {
             let leaf = identity.map(|i| i.chain[0].clone());
-            if let Some(leaf) = &leaf {
+            // Without the directory there is nowhere to store it.
+            if let Some(leaf) = leaf.as_ref().filter(|_| s.data_dir.exists()) {
                 // Two serials: what is shown must be on disk first.
                 let stored = std::fs::read(s.data_dir.join("agent-svid.json")).unwrap();
                 use base64::Engine as _;
@@ -522,6 +523,29 @@ async fn renewal_is_at_half_life_with_a_new_software_key_and_a_failed_one_keeps_
     let keys = rig.keys.list().await.unwrap();
     assert_eq!(keys.len(), 2, "one key for all attempts, in the other slot");
     running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_could_not_be_stored_is_stored_as_soon_as_it_can_be() {
+    let rig = rig(false, memory_keys());
+    let running = rig.start(true);
+    running.ready().await;
+    let (first, stored) = (rig.server.with(|s| s.identity.clone()), rig.state("agent-svid.json"));
+    let gone = rig.dir.path().with_extension("gone");
+    std::fs::rename(rig.dir.path(), &gone).unwrap();
+    until("a renewal", || rig.server.with(|s| s.identity.clone()) != first).await;
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(rig.server.calls("renew"), 1, "the new SVID is in use");
+    std::fs::rename(&gone, rig.dir.path()).unwrap();
+    assert_eq!(rig.state("agent-svid.json"), stored, "the old one is whole");
+    let asked = rig.server.calls("renew");
+    until("it is stored", || rig.state("agent-svid.json") != stored).await;
+    assert_eq!(rig.server.calls("renew"), asked, "and not only with the next one");
+    running.stop().await;
+    let again = rig.start(true);
+    again.ready().await;
+    again.stop().await;
+    assert_eq!(rig.server.calls("attest"), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -52,12 +53,17 @@ impl Shutdown {
 
 /// A token that SIGTERM and SIGINT request. A second signal ends the process at once with [`FORCED_EXIT`].
 ///
+/// A file that may not grow any more (`LimitFSIZE`, SIGXFSZ) is an error of the write from here on, as a full disk is, and
+/// not the end of the process.
+///
 /// # Errors
 /// The handlers cannot be installed. Call it inside a tokio runtime.
 pub fn signals() -> std::io::Result<Shutdown> {
     let shutdown = Shutdown::new();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    // The handler stays when the stream is dropped; that it is there is all that is wanted of it.
+    drop(signal(SignalKind::from_raw(Signal::SIGXFSZ as i32))?);
     let token = shutdown.clone();
     tokio::spawn(async move {
         loop {
@@ -106,7 +112,7 @@ pub fn on_signal(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nix::sys::signal::{Signal, raise};
+    use nix::sys::signal::raise;
 
     #[tokio::test]
     async fn everybody_hears_a_request() {

@@ -55,6 +55,10 @@ pub(super) fn store(what: &str, error: &StoreError) -> Status {
         StoreError::Away { .. } => {
             (Code::Unavailable, format!("{what}: the datastore is away or overloaded; try again later"))
         }
+        StoreError::NoRoom { .. } => (
+            Code::Unavailable,
+            format!("{what}: the datastore cannot write; is its disk full? See the server's log"),
+        ),
         StoreError::Foreign
         | StoreError::NewerSchema { .. }
         | StoreError::OlderSchema { .. }

@@ -341,6 +341,9 @@ fn svid(id: &SpiffeId, issued: &Issued) -> X509svid {
 fn not_stored(cause: &StoreError, what: &'static str) -> Status {
     match cause {
         StoreError::Away { .. } => Status::unavailable(format!("{what}: the datastore is away; try again")),
+        StoreError::NoRoom { .. } => {
+            Status::unavailable(format!("{what}: the datastore cannot write; is its disk full?"))
+        }
         _ => Status::internal(what),
     }
 }

@@ -111,6 +111,15 @@ pub enum StoreError {
         #[source]
         cause: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The database can be read and not written; the same may succeed when there is room.
+    #[error("database: {op} failed, nothing can be written; is the disk full?")]
+    NoRoom {
+        /// The operation.
+        op: &'static str,
+        /// The cause.
+        #[source]
+        cause: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The database failed.
     #[error("database: {op} failed")]
     Database {

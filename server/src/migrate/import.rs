@@ -297,7 +297,9 @@ fn settle(
                 "it is here already and not the same; ours stayed (-overwrite takes SPIRE's)".to_owned();
             differences.push(Fault { what, key: key.to_owned(), why });
         }
-        Err(error @ (StoreError::Away { .. } | StoreError::Database { .. })) => return Err(error),
+        Err(error @ (StoreError::Away { .. } | StoreError::NoRoom { .. } | StoreError::Database { .. })) => {
+            return Err(error);
+        }
         Err(error) => {
             count.failed += 1;
             faults.push(Fault { what, key: key.to_owned(), why: error.to_string() });

@@ -24,7 +24,7 @@ fn status(error: &StoreError) -> &'static str {
         StoreError::Banned { .. } => "PermissionDenied",
         StoreError::Invalid { .. } | StoreError::PageToken { .. } => "InvalidArgument",
         StoreError::InUse { .. } => "FailedPrecondition",
-        StoreError::Away { .. } => "Unavailable",
+        StoreError::Away { .. } | StoreError::NoRoom { .. } => "Unavailable",
         _ => "Unknown",
     }
 }

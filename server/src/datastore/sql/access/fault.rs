@@ -38,19 +38,16 @@ pub(super) fn is_outage(error: &sqlx::Error) -> bool {
         | sqlx::Error::WorkerCrashed => true,
         sqlx::Error::Database(_) => {
             if let Some(number) = mysql_number(error) {
-                // Too many connections, shutting down, read only (a replica after a failover), disk full,
-                // killed, statement or lock took too long.
-                return matches!(
-                    number,
-                    1040 | 1053 | 1290 | 1836 | 1021 | 1114 | 1927 | 1969 | 3024 | 1205 | 1317
-                );
+                // Too many connections, shutting down, read only (a replica after a failover), killed,
+                // statement or lock took too long.
+                return matches!(number, 1040 | 1053 | 1290 | 1836 | 1927 | 1969 | 3024 | 1205 | 1317);
             }
             let Some(code) = code(error) else { return false };
             if is_sqlite(error) {
-                // Busy, locked, read only, input or output failed, full, cannot open; extended codes keep the
+                // Busy, locked, read only, input or output failed, cannot open; extended codes keep the
                 // primary one in their low byte.
                 let primary = code.parse::<u32>().unwrap_or_default() & 0xff;
-                return matches!(primary, 5 | 6 | 8 | 10 | 13 | 14);
+                return matches!(primary, 5 | 6 | 8 | 10 | 14);
             }
             // Connection exceptions, insufficient resources, operator intervention, read only, lock timeout.
             ["08", "53", "57", "58"].iter().any(|class| code.starts_with(class))
@@ -58,6 +55,20 @@ pub(super) fn is_outage(error: &sqlx::Error) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether a disk has no room, or a file may not grow.
+fn is_full(error: &sqlx::Error) -> bool {
+    if let Some(number) = mysql_number(error) {
+        return matches!(number, 1021 | 1114);
+    }
+    let Some(code) = code(error) else { return false };
+    if !is_sqlite(error) {
+        return code == "53100";
+    }
+    let code = code.parse::<u32>().unwrap_or_default();
+    // SQLITE_FULL, and of SQLITE_IOERR those of writing, syncing, cutting and of the WAL's shared memory.
+    code & 0xff == 13 || matches!(code, 778 | 1034 | 1546 | 4874)
 }
 
 /// Whether SQLite found a lock of another connection on its file.
@@ -72,6 +83,9 @@ pub(super) fn breaks_connection(error: &sqlx::Error) -> bool {
 
 /// An error of sqlx as one of the store.
 pub(super) fn store_error(op: &'static str, error: sqlx::Error) -> StoreError {
+    if is_full(&error) {
+        return StoreError::NoRoom { op, cause: Box::new(error) };
+    }
     if is_outage(&error) {
         return StoreError::Away { op, cause: Box::new(error) };
     }
@@ -87,9 +101,9 @@ pub(super) fn store_error(op: &'static str, error: sqlx::Error) -> StoreError {
 
 fn sqlx_error(error: &StoreError) -> Option<&sqlx::Error> {
     match error {
-        StoreError::Database { cause, .. } | StoreError::Away { cause, .. } => {
-            (&**cause as &(dyn Error + 'static)).downcast_ref()
-        }
+        StoreError::Database { cause, .. }
+        | StoreError::Away { cause, .. }
+        | StoreError::NoRoom { cause, .. } => (&**cause as &(dyn Error + 'static)).downcast_ref(),
         _ => None,
     }
 }

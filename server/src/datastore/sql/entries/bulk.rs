@@ -27,6 +27,10 @@ impl SqlStore {
                     let away = |_: &Entry| Err(StoreError::Away { op, cause: cause.to_string().into() });
                     outcomes.extend(lot.iter().map(away));
                 }
+                Err(StoreError::NoRoom { op, cause }) => {
+                    let full = |_: &Entry| Err(StoreError::NoRoom { op, cause: cause.to_string().into() });
+                    outcomes.extend(lot.iter().map(full));
+                }
                 // One of them cannot be stored, and took the others along: each by itself shows which.
                 Err(_) => {
                     for entry in lot {

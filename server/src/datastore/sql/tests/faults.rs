@@ -23,11 +23,11 @@ async fn a_full_disk_loses_nothing() {
         }
     };
     let chain = format!("{error}: {}", std::error::Error::source(&error).unwrap());
-    assert!(matches!(error, StoreError::Away { .. }) && chain.contains("full"), "{chain}");
+    assert!(matches!(error, StoreError::NoRoom { .. }) && chain.contains("full"), "{chain}");
     // The limit belongs to a connection, and one that SQLite rolled back by itself is not used again.
     limit(pages + 6).await;
     let full = f.store.attested(node("/spire/agent/a", "1", &[&"tpm_quote:x".repeat(200_000)]), None).await;
-    assert!(matches!(full, Err(StoreError::Away { .. })), "{full:?}");
+    assert!(matches!(full, Err(StoreError::NoRoom { .. })), "{full:?}");
     assert_eq!(f.store.count_entries(&EntryFilter::default()).await.unwrap(), made, "reads go on");
     limit(1_000_000).await;
     f.store.create_entry(entry("/more", "/p", &["unix:uid:1"])).await.unwrap();
