@@ -3,6 +3,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use hardroot_api::expansion::decode_stored;
 use hardroot_api::spire::server::journal;
 use hardroot_hsm_keymanager::{KeyType, ec_public_key};
 use hardroot_identity::TrustDomain;
@@ -10,7 +11,7 @@ use hardroot_node_attestors::tpm_quote::reads_record;
 use hardroot_server::authority::published;
 use hardroot_server::authority::slots::{CaFacts, SlotId, active_by};
 use libfuzzer_sys::fuzz_target;
-use prost::Message;
+
 
 /// The generator of P-256 as a public key (SEC 2, 2.4.2): a point that everybody knows.
 const POINT: [u8; 65] = [
@@ -23,7 +24,7 @@ const POINT: [u8; 65] = [
 fuzz_target!(|data: &[u8]| {
     let trust_domain = TrustDomain::new("example.org").expect("a name");
     let bundle = published::decode(&trust_domain, data);
-    let journal = journal::Entries::decode(data);
+    let journal = decode_stored::<journal::Entries>(data);
     let _facts = CaFacts::of(data);
     let _record = reads_record(data);
     let public = ec_public_key(KeyType::EcP256, &POINT).expect("a point");

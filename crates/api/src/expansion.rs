@@ -5,6 +5,7 @@
 //! every request ([`Shape`]), with the sizes that the compiler gives the structures; a walk over the bytes adds up
 //! what they will take. See docs/decisions/0023-requests-that-grow.md.
 
+use prost::{DecodeError, Message};
 use tonic::Status;
 
 /// Requests up to this many bytes are not looked at: they cannot grow to much.
@@ -40,6 +41,35 @@ pub(crate) enum Kind {
 pub trait Shaped {
     /// The shape of a request; `None` for messages that only a verified server sends.
     const SHAPE: Option<&'static Shape>;
+}
+
+/// Why a stored message was not decoded.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BadStored {
+    /// It is no protobuf of this message.
+    #[error(transparent)]
+    Malformed(#[from] DecodeError),
+    /// It would take far more memory than bytes: lists of empty items, which nothing of ours writes.
+    #[error("its {bytes} bytes would take more than {MOST_FOR_EACH_BYTE} times that in memory")]
+    TooMuch {
+        /// How many there are.
+        bytes: usize,
+    },
+}
+
+/// Decodes what was stored, if it takes no more than [`MOST_FOR_EACH_BYTE`].
+///
+/// # Errors
+/// It is damaged, or would take too much.
+pub fn decode_stored<T: Message + Shaped + Default>(bytes: &[u8]) -> Result<T, BadStored> {
+    if let Some(shape) = T::SHAPE {
+        let mut left = bytes.len().saturating_mul(MOST_FOR_EACH_BYTE);
+        if let Err(Refused::TooMuch) = walk(shape, bytes, &mut left, 0) {
+            return Err(BadStored::TooMuch { bytes: bytes.len() });
+        }
+    }
+    Ok(T::decode(bytes)?)
 }
 
 /// Refuses a request that would take more than [`MOST_FOR_EACH_BYTE`].
@@ -117,7 +147,6 @@ fn varint(rest: &mut &[u8]) -> Result<u64, Refused> {
 
 #[cfg(test)]
 mod tests {
-    use prost::Message;
     use tonic::Code;
 
     use super::*;

@@ -26,6 +26,7 @@ mod tests_jwt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use hardroot_api::expansion::{BadStored, decode_stored};
 use hardroot_api::spire::server::journal;
 use hardroot_hsm_keymanager::{KeyError, KeyId, KeyManager, KeyType, PublicKey};
 use hardroot_identity::{BadPublicKey, DistinguishedName, TrustDomain};
@@ -142,7 +143,7 @@ pub enum AuthorityError {
         row: i64,
         /// The cause.
         #[source]
-        cause: prost::DecodeError,
+        cause: BadStored,
     },
 }
 
@@ -350,8 +351,7 @@ impl Authority {
 }
 
 fn decode_journal(stored: &StoredJournal) -> Result<journal::Entries, AuthorityError> {
-    journal::Entries::decode(stored.data.as_slice())
-        .map_err(|cause| AuthorityError::DamagedJournal { row: stored.row, cause })
+    decode_stored(&stored.data).map_err(|cause| AuthorityError::DamagedJournal { row: stored.row, cause })
 }
 
 async fn load(

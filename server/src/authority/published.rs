@@ -3,6 +3,7 @@
 
 use std::time::SystemTime;
 
+use hardroot_api::expansion::{BadStored, decode_stored};
 use hardroot_api::spire::common;
 use hardroot_identity::{Bundle, JwtAuthority, TrustDomain, X509Authority};
 use prost::Message;
@@ -36,7 +37,7 @@ pub enum BundleError {
         trust_domain: TrustDomain,
         /// The cause.
         #[source]
-        cause: prost::DecodeError,
+        cause: BadStored,
     },
     /// Other writers kept winning.
     #[error("the bundle of {trust_domain} changed {ATTEMPTS} times while it was being written; try again")]
@@ -79,8 +80,7 @@ pub async fn read(
 /// # Errors
 /// [`BundleError::Damaged`].
 pub fn decode(trust_domain: &TrustDomain, data: &[u8]) -> Result<common::Bundle, BundleError> {
-    common::Bundle::decode(data)
-        .map_err(|cause| BundleError::Damaged { trust_domain: trust_domain.clone(), cause })
+    decode_stored(data).map_err(|cause| BundleError::Damaged { trust_domain: trust_domain.clone(), cause })
 }
 
 fn empty(trust_domain: &TrustDomain) -> common::Bundle {

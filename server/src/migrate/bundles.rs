@@ -1,9 +1,9 @@
 //! Bringing bundles, and the journals that say which of our keys signs.
 
+use hardroot_api::expansion::decode_stored;
 use hardroot_api::spire::common;
 use hardroot_api::spire::server::journal;
 use hardroot_identity::TrustDomain;
-use prost::Message;
 
 use super::import::{Import, Outcome};
 use super::rows::JournalRow;
@@ -16,7 +16,7 @@ impl Import<'_> {
     pub(super) async fn bundle(&self, name: &str, data: &[u8]) -> Result<Outcome, StoreError> {
         let trust_domain = TrustDomain::from_name_or_id(name)
             .map_err(|cause| StoreError::Invalid { reason: format!("its trust domain is none: {cause}") })?;
-        let theirs = common::Bundle::decode(data)
+        let theirs: common::Bundle = decode_stored(data)
             .map_err(|cause| StoreError::Invalid { reason: format!("it does not parse: {cause}") })?;
         let here = self.store.bundle(&trust_domain).await?;
         let Some((ours, revision)) = here else {
@@ -24,7 +24,7 @@ impl Import<'_> {
             return Ok(Outcome::Created);
         };
         if trust_domain == self.trust_domain {
-            let mut merged = common::Bundle::decode(ours.as_slice()).unwrap_or_default();
+            let mut merged: common::Bundle = decode_stored(&ours).unwrap_or_default();
             if !published::add_all(&mut merged, &theirs) {
                 return Ok(Outcome::Unchanged);
             }
@@ -50,7 +50,7 @@ impl Import<'_> {
         if row.active_x509_authority_id.is_empty() {
             return Ok(Outcome::Skipped);
         }
-        journal::Entries::decode(row.data.as_slice())
+        decode_stored::<journal::Entries>(&row.data)
             .map_err(|cause| StoreError::Invalid { reason: format!("it does not parse: {cause}") })?;
         let ids = [row.active_x509_authority_id.clone()];
         if self.store.find_journal(&ids).await?.is_some() {

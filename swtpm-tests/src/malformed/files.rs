@@ -8,6 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use hardroot_agent::cache::AuthorizedEntry;
 use hardroot_agent::peer::proc::{parse_stat, parse_status};
 use hardroot_agent::storage::StoredSvid;
+use hardroot_api::expansion::decode_stored;
 use hardroot_api::spire::api::types::Entry;
 use hardroot_api::spire::common;
 use hardroot_api::spire::server::journal;
@@ -78,7 +79,7 @@ fn bundle_row(bytes: &[u8]) -> bool {
 }
 
 fn journal_row(bytes: &[u8]) -> bool {
-    journal::Entries::decode(bytes).is_ok_and(|journal| row(&journal, &common::Bundle::default()))
+    decode_stored::<journal::Entries>(bytes).is_ok_and(|journal| row(&journal, &common::Bundle::default()))
 }
 
 fn entry(bytes: &[u8]) -> bool {
@@ -198,9 +199,9 @@ pub(super) fn decoders() -> Vec<Decoder> {
             parse_status(b).is_ok()
         }),
         d("public key of a token", "token_public_key", 1 << 20, &[zeros, high_bytes, letters], token_key),
-        // prost holds a struct for each element, however empty. The rows are ours: who can write them need not break them.
-        wider(d("bundle in the datastore", "stored_rows", 1 << 20, ROWS, bundle_row), PROTOBUF),
-        wider(d("journal in the datastore", "stored_rows", 1 << 20, ROWS, journal_row), 2.0 * PROTOBUF),
+        // prost holds a struct for each element, however empty, and small lists grow to places that stay empty.
+        wider(d("bundle in the datastore", "stored_rows", 1 << 20, ROWS, bundle_row), STORED),
+        wider(d("journal in the datastore", "stored_rows", 1 << 20, ROWS, journal_row), STORED),
         d(
             "record of a node",
             "stored_rows",
@@ -255,6 +256,9 @@ const ROWS: &[super::Shape] =
 
 /// How many times its text a tree of the smallest items is.
 const TREE: f64 = 120.0;
+
+/// How many times its bytes a stored row may be: `MOST_FOR_EACH_BYTE`, and lists that have room for twice as much.
+const STORED: f64 = 20.0;
 
 /// How many times its message a list of empty elements is.
 const PROTOBUF: f64 = 100.0;

@@ -18,6 +18,8 @@ use crate::wait;
 const STREAMS: usize = 1000;
 const CALLS: usize = 2000;
 const CALLS_OF_A_CONNECTION: usize = 500;
+/// Time between two pairs of calls: one user may make 1,000 calls a second.
+const PACE: Duration = Duration::from_millis(4);
 const TOKENS: usize = 300;
 
 /// Resident memory idle and with 1,000 streams; the latency of the first message.
@@ -85,7 +87,9 @@ async fn latencies(socket: &Path) -> Result<(Vec<Duration>, Vec<Duration>)> {
     let (mut null, mut fetch) = (Vec::new(), Vec::new());
     let first = channel(socket).await?;
     let mut held = (HealthClient::new(first.clone()), SpiffeWorkloadApiClient::new(first));
+    let mut pace = tokio::time::interval(PACE);
     for call in 0..CALLS {
+        pace.tick().await;
         // A stream that is left ends with a reset, and a connection may make so many of them a second and no more.
         if call % CALLS_OF_A_CONNECTION == CALLS_OF_A_CONNECTION - 1 {
             let channel = channel(socket).await?;
@@ -107,7 +111,9 @@ async fn latencies(socket: &Path) -> Result<(Vec<Duration>, Vec<Duration>)> {
 async fn tokens(socket: &Path, mut null: Vec<Duration>) -> Result<Vec<Row>> {
     let mut api = SpiffeWorkloadApiClient::new(channel(socket).await?);
     let (mut hits, mut misses) = (Vec::new(), Vec::new());
+    let mut pace = tokio::time::interval(PACE);
     for n in 0..TOKENS {
+        pace.tick().await;
         for (audience, times) in [("kept".to_owned(), &mut hits), (n.to_string(), &mut misses)] {
             let asked = JwtsvidRequest { audience: vec![audience], spiffe_id: String::new() };
             let begun = Instant::now();

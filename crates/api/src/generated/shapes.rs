@@ -1,4 +1,55 @@
 // This file is made by `make proto`.
+static SPIRE_SERVER_JOURNAL_ENTRIES: Shape = Shape {
+    fields: &[
+        (1, Kind::Messages(&SPIRE_SERVER_JOURNAL_X509CA_ENTRY, size_of::<crate::spire::server::journal::X509caEntry>())),
+        (2, Kind::Messages(&SPIRE_SERVER_JOURNAL_JWT_KEY_ENTRY, size_of::<crate::spire::server::journal::JwtKeyEntry>())),
+        (3, Kind::Messages(&SPIRE_SERVER_JOURNAL_WIT_KEY_ENTRY, size_of::<crate::spire::server::journal::WitKeyEntry>())),
+    ],
+};
+static SPIRE_SERVER_JOURNAL_WIT_KEY_ENTRY: Shape = Shape {
+    fields: &[
+        (1, Kind::Text),
+        (4, Kind::Text),
+        (5, Kind::Text),
+        (7, Kind::Text),
+    ],
+};
+static SPIRE_SERVER_JOURNAL_JWT_KEY_ENTRY: Shape = Shape {
+    fields: &[
+        (1, Kind::Text),
+        (4, Kind::Text),
+        (5, Kind::Text),
+        (7, Kind::Text),
+    ],
+};
+static SPIRE_SERVER_JOURNAL_X509CA_ENTRY: Shape = Shape {
+    fields: &[
+        (1, Kind::Text),
+        (3, Kind::Text),
+        (4, Kind::Texts),
+        (6, Kind::Text),
+        (8, Kind::Text),
+    ],
+};
+static SPIRE_COMMON_BUNDLE: Shape = Shape {
+    fields: &[
+        (1, Kind::Text),
+        (2, Kind::Messages(&SPIRE_COMMON_CERTIFICATE, size_of::<crate::spire::common::Certificate>())),
+        (3, Kind::Messages(&SPIRE_COMMON_PUBLIC_KEY, size_of::<crate::spire::common::PublicKey>())),
+        (6, Kind::Messages(&SPIRE_COMMON_PUBLIC_KEY, size_of::<crate::spire::common::PublicKey>())),
+    ],
+};
+static SPIRE_COMMON_PUBLIC_KEY: Shape = Shape {
+    fields: &[
+        (1, Kind::Text),
+        (2, Kind::Text),
+    ],
+};
+static SPIRE_COMMON_CERTIFICATE: Shape = Shape {
+    fields: &[
+        (1, Kind::Text),
+    ],
+};
 static SPIRE_API_SERVER_TRUSTDOMAIN_V1_REFRESH_BUNDLE_REQUEST: Shape = Shape {
     fields: &[
         (1, Kind::Text),
@@ -1059,4 +1110,10 @@ impl crate::expansion::Shaped for crate::spire::api::types::JoinToken {
 }
 impl crate::expansion::Shaped for crate::spire::api::types::Logger {
     const SHAPE: Option<&'static Shape> = None;
+}
+impl crate::expansion::Shaped for crate::spire::common::Bundle {
+    const SHAPE: Option<&'static Shape> = Some(&SPIRE_COMMON_BUNDLE);
+}
+impl crate::expansion::Shaped for crate::spire::server::journal::Entries {
+    const SHAPE: Option<&'static Shape> = Some(&SPIRE_SERVER_JOURNAL_ENTRIES);
 }
