@@ -118,7 +118,7 @@ impl WorkloadApi {
     }
 
     /// With `allow_unauthenticated_verifiers`: whether programs without an identity get the own trust domain's
-    /// bundle and may have tokens validated by it.
+    /// bundle. Tokens of the own trust domain are validated for everybody.
     #[must_use]
     pub fn with_verifiers(mut self, allowed: bool) -> Self {
         self.verifiers = allowed;

@@ -186,7 +186,7 @@ impl SpiffeWorkloadApi for Service {
         if request.get_ref().svid.is_empty() {
             return Err(invalid("svid must be specified"));
         }
-        let mut session = Session::start(&self.shared, Self::caller(&request)?, Wants::Bundles).await?;
+        let mut session = Session::start(&self.shared, Self::caller(&request)?, Wants::Verdict).await?;
         let update = session.next().await?;
         let ValidateJwtsvidRequest { audience, svid } = request.into_inner();
         let now = self.shared.api.clock.now();

@@ -23,6 +23,8 @@ pub(super) enum Wants {
     Identities,
     /// Bundles: verifiers may have the own one without an identity, if the configuration says so.
     Bundles,
+    /// A verdict on somebody's token: the own bundle serves everybody, as with SPIRE.
+    Verdict,
 }
 
 /// What was told last.
@@ -54,7 +56,11 @@ impl Session {
     ) -> Result<Self, Status> {
         let selectors = attested(shared, &caller).await?;
         let identities = shared.api.source.subscribe(selectors.clone());
-        let verifier = shared.api.verifiers && wants == Wants::Bundles;
+        let verifier = match wants {
+            Wants::Identities => false,
+            Wants::Bundles => shared.api.verifiers,
+            Wants::Verdict => true,
+        };
         let own_bundle = verifier.then(|| shared.api.source.own_bundle());
         let shared = Arc::clone(shared);
         let this =

@@ -15,6 +15,9 @@ const SMALL: usize = 4 << 10;
 /// most expensive, hold IDs and selectors that are long beside their structures.
 pub const MOST_FOR_EACH_BYTE: usize = 10;
 
+/// What a stored message may take however short it is, in bytes.
+const LEAST: usize = 2 << 10;
+
 /// How deep messages may lie in each other; prost refuses more, too.
 const DEPTH: usize = 100;
 
@@ -58,13 +61,13 @@ pub enum BadStored {
     },
 }
 
-/// Decodes what was stored, if it takes no more than [`MOST_FOR_EACH_BYTE`].
+/// Decodes what was stored, if it takes no more than [`MOST_FOR_EACH_BYTE`], or a little.
 ///
 /// # Errors
 /// It is damaged, or would take too much.
 pub fn decode_stored<T: Message + Shaped + Default>(bytes: &[u8]) -> Result<T, BadStored> {
     if let Some(shape) = T::SHAPE {
-        let mut left = bytes.len().saturating_mul(MOST_FOR_EACH_BYTE);
+        let mut left = bytes.len().saturating_mul(MOST_FOR_EACH_BYTE).max(LEAST);
         if let Err(Refused::TooMuch) = walk(shape, bytes, &mut left, 0) {
             return Err(BadStored::TooMuch { bytes: bytes.len() });
         }

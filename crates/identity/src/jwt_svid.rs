@@ -81,7 +81,7 @@ pub enum BadJwtSvid {
         trust_domain: TrustDomain,
     },
     /// The bundle has no such key.
-    #[error("the bundle of {id}'s trust domain has no key {key_id:?} that fits {}", .algorithm.as_str())]
+    #[error("the bundle of {id}'s trust domain has no key {} that fits {}", named(key_id.as_deref()), .algorithm.as_str())]
     UnknownKey {
         /// The subject.
         id: SpiffeId,
@@ -202,6 +202,11 @@ pub fn verify_jwt_svid<A: AsRef<str>, B: Borrow<Bundle>>(
         return Err(BadJwtSvid::Audience { id });
     }
     Ok(JwtSvid { id, audience, expires_at, issued_at, key_id, claims })
+}
+
+/// A key id as it is named in a message.
+fn named(key_id: Option<&str>) -> String {
+    key_id.map_or_else(|| "(none named)".to_owned(), |id| format!("{id:?}"))
 }
 
 fn decode(part: &'static str, text: &str) -> Result<Vec<u8>, BadJwtSvid> {

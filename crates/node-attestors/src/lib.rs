@@ -164,6 +164,12 @@ pub enum AttestError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The peer's bytes are well formed and good for nothing, such as a token that is not known (InvalidArgument).
+    #[error("{reason}")]
+    Unusable {
+        /// Why, in words that SPIRE's operators know.
+        reason: &'static str,
+    },
     /// The evidence was understood and does not hold (PermissionDenied). `reason` is a stable slug for the
     /// audit log, such as `quote_nonce_mismatch`.
     #[error("{reason}: {detail}")]

@@ -1,5 +1,7 @@
 //! Between SPIRE's messages and our nouns, with SPIRE's rules and texts (spire-map 1.2, 1.7).
 
+use std::collections::BTreeSet;
+
 use hardroot_api::spire::api::types;
 use hardroot_identity::{BadSpiffeId, Selector, SpiffeId, TrustDomain, check_dns_names};
 
@@ -279,6 +281,9 @@ pub(super) fn entry(
     };
     let dns_names = if mask.dns_names { message.dns_names.clone() } else { Vec::new() };
     check_dns_names(&dns_names).map_err(|fault| field("invalid DNS name")(BadMessage::DnsName(fault)))?;
+    if dns_names.iter().collect::<BTreeSet<_>>().len() < dns_names.len() {
+        return Err(BadMessage::Rule("a DNS name is given twice"));
+    }
     let federates_with = if mask.federates_with {
         let read = |name: &String| trust_domain(name).map_err(field("invalid federated trust domain"));
         message.federates_with.iter().map(read).collect::<Result<_, _>>()?

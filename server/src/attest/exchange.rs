@@ -144,6 +144,7 @@ fn refused(error: AttestError) -> Refusal {
         AttestError::Malformed { what, reason } => {
             Refusal::malformed("malformed_evidence", &format!("malformed {what}: {reason}"))
         }
+        AttestError::Unusable { reason } => Refusal::malformed("malformed_evidence", reason),
         AttestError::Rejected { reason, detail } => Refusal::rejected(reason, detail),
         other => Refusal::ours("attestor_unavailable", "the attestor cannot judge now; try again", &other),
     }

@@ -177,6 +177,7 @@ impl Migrate {
         }
         told(screen, "Not taken", &imported.faults);
         told(screen, "Different here", &imported.differences);
+        told(screen, "Taken, but for what no verifier can match", &imported.trimmed);
         if self.dry_run {
             screen.line("Nothing was written (-dryRun).");
         }

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use hardroot_identity::{Selector, SpiffeId, TrustDomain};
+use hardroot_identity::{BadDnsName, Selector, SpiffeId, TrustDomain, check_dns_name, check_dns_names};
 use prost::Message;
 use serde::Serialize;
 
@@ -75,6 +75,8 @@ pub struct Imported {
     pub faults: Vec<Fault>,
     /// What is here already and differs.
     pub differences: Vec<Fault>,
+    /// What was taken without a part that means nothing to anybody.
+    pub trimmed: Vec<Fault>,
 }
 
 impl Imported {
@@ -147,6 +149,10 @@ impl Import<'_> {
             relationship
         );
         bring!("entry", entries, source.entries, |row: &EntryRow| row.entry_id.clone(), entry);
+        for row in &source.entries {
+            let trim = |why| Fault { what: "entry", key: row.entry_id.clone(), why };
+            done.trimmed.extend(dns_names(row).1.into_iter().map(trim));
+        }
         bring!("agent", agents, source.nodes, |row: &NodeRow| row.spiffe_id.clone(), node);
         bring!("join token", join_tokens, source.tokens, |_: &TokenRow| "(secret)".to_owned(), token);
         bring!(
@@ -346,6 +352,24 @@ struct AdditionalAttributes {
     jwt_svid_include_jti: bool,
 }
 
+/// The DNS names that an SVID may have here, and why the others are left out. SPIRE takes blanks and other characters, and names
+/// that a wildcard beside them covers; an entry with such a name would be given no SVID at all.
+fn dns_names(row: &EntryRow) -> (Vec<String>, Vec<String>) {
+    let (mut kept, mut left_out): (Vec<String>, Vec<String>) = (Vec::new(), Vec::new());
+    for name in &row.dns_names {
+        if let Err(why) = check_dns_name(name) {
+            left_out.push(format!("without its DNS name {name:?}: {why}"));
+        } else if !kept.contains(name) {
+            kept.push(name.clone());
+        }
+    }
+    while let Err(BadDnsName::Overlap { name }) = check_dns_names(&kept) {
+        kept.retain(|other| *other != name);
+        left_out.push(format!("without its DNS name {name:?}: the wildcard beside it covers it"));
+    }
+    (kept, left_out)
+}
+
 fn entry(row: &EntryRow) -> Result<Entry, StoreError> {
     let ttl = |what: &str, seconds: i64| {
         i32::try_from(seconds)
@@ -372,7 +396,7 @@ fn entry(row: &EntryRow) -> Result<Entry, StoreError> {
         admin: row.admin,
         downstream: row.downstream,
         expires_at: row.expiry,
-        dns_names: row.dns_names.clone(),
+        dns_names: dns_names(row).0,
         revision_number: row.revision_number,
         store_svid: row.store_svid,
         hint: row.hint.clone(),

@@ -112,7 +112,8 @@ fn rows(engine: Engine) -> String {
             ({now}, 'e-4', 'spiffe://example.org/b/../r', 'spiffe://example.org/spire/server', 0, {no}, {no}, 0, 0, {no}, '', 0, {none});
          INSERT INTO selectors (registered_entry_id, {kind}, value) VALUES (2, 'unix', 'gid:2'), (1, 'unix', 'uid:1'), (1, 'unix', 'path:/b:c'),
             (3, 'unix', 'uid:3'), (4, 'unix', 'uid:4'), (99, 'unix', 'uid:99');
-         INSERT INTO dns_names (registered_entry_id, value) VALUES (1, 'b.test'), (1, 'a.test');
+         INSERT INTO dns_names (registered_entry_id, value) VALUES (1, 'b.test'), (1, 'a b'), (1, 'a.test'),
+            (2, 'x.w.test'), (2, '*.w.test');
          INSERT INTO federated_registration_entries (bundle_id, registered_entry_id) VALUES (2, 1);
          INSERT INTO attested_node_entries (spiffe_id, data_type, serial_number, expires_at, new_serial_number, new_expires_at, can_reattest,
             agent_version) VALUES
@@ -212,6 +213,13 @@ async fn everything_is_brought_once(on: On) {
     assert_eq!(web.created_at, i64::try_from(NOW - 1000).unwrap());
     let db = case.store.entry("e-2").await.unwrap().unwrap();
     assert!(db.downstream && db.hint.is_empty() && !db.store_svid);
+    assert_eq!(db.dns_names, ["*.w.test"]);
+    let trimmed: Vec<_> = done.trimmed.iter().map(|part| (part.key.as_str(), part.why.as_str())).collect();
+    assert!(
+        matches!(trimmed.as_slice(), [("e-1", one), ("e-2", two)]
+        if one.contains("without its DNS name \"a b\"") && two.contains("without its DNS name \"x.w.test\"")),
+        "{trimmed:?}"
+    );
 
     let agent = |name: &str| format!("spiffe://example.org/spire/agent/x509pop/{name}").parse().unwrap();
     let node = case.store.node(&agent("a")).await.unwrap().unwrap();

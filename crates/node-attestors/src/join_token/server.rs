@@ -60,7 +60,8 @@ impl ServerAttestor for JoinTokenServer {
 
     async fn begin(&self, context: &ServerContext, payload: &[u8]) -> Result<Step, AttestError> {
         // A text that could not be in an agent ID was never a token; the store need not be asked.
-        let unknown = || malformed("join token does not exist or has already been used");
+        let unusable = |reason| AttestError::Unusable { reason };
+        let unknown = || unusable("join token does not exist or has already been used");
         let token = std::str::from_utf8(payload).ok().filter(|token| is_token(token)).ok_or_else(unknown)?;
         let agent_id = SpiffeId::new(&context.trust_domain, &format!("/spire/agent/{NAME}/{token}"))
             .map_err(|error| malformed(&error.to_string()))?;
@@ -77,7 +78,7 @@ impl ServerAttestor for JoinTokenServer {
                             .to_owned(),
                 });
             }
-            Redeemed::Expired => return Err(malformed("join token expired; make a new one")),
+            Redeemed::Expired => return Err(unusable("join token expired; make a new one")),
             Redeemed::Unknown => return Err(unknown()),
         };
         Ok(Step::Attested(AttestedNode {

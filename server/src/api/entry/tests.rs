@@ -163,6 +163,10 @@ async fn every_rule_has_spires_code_and_text() {
     let overlap = vec!["*.example.org".to_owned(), "a.example.org".to_owned()];
     let result = create(&service, types::Entry { dns_names: overlap, ..base() }).await;
     assert_eq!(code_of(&result.status).0, Code::InvalidArgument);
+    let twice = vec!["a.example.org".to_owned(); 2];
+    let result = create(&service, types::Entry { dns_names: twice, ..base() }).await;
+    let message = "failed to convert entry: a DNS name is given twice";
+    assert_eq!(code_of(&result.status), (Code::InvalidArgument, message.to_owned()));
 }
 
 #[tokio::test]
