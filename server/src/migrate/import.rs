@@ -3,16 +3,18 @@
 use std::future::Future;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use hardroot_identity::{BadDnsName, Selector, SpiffeId, TrustDomain, check_dns_name, check_dns_names};
-use prost::Message;
+use hardroot_identity::{Selector, SpiffeId, TrustDomain};
 use serde::Serialize;
 
 use super::Source;
-use super::rows::{EntryRow, NodeRow, RelationshipRow, TokenRow};
+use super::entries::dns_names;
+use super::rows::{NodeRow, RelationshipRow, TokenRow};
 use crate::datastore::{
-    BundleEndpointProfile, Datastore, Entry, EntryMask, FederationRelationship, JoinToken, Node,
-    RelationshipMask, StoreError,
+    BundleEndpointProfile, Datastore, FederationRelationship, JoinToken, Node, RelationshipMask, StoreError,
 };
+
+/// Entries that are written at once.
+const LOT: usize = 500;
 
 /// What became of one thing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,10 +150,15 @@ impl Import<'_> {
             |row: &RelationshipRow| row.trust_domain.clone(),
             relationship
         );
-        bring!("entry", entries, source.entries, |row: &EntryRow| row.entry_id.clone(), entry);
-        for row in &source.entries {
-            let trim = |why| Fault { what: "entry", key: row.entry_id.clone(), why };
-            done.trimmed.extend(dns_names(row).1.into_iter().map(trim));
+        for (lot, rows) in source.entries.chunks(LOT).enumerate() {
+            progress("entry", lot * LOT, source.entries.len());
+            for (row, outcome) in rows.iter().zip(self.entries(rows).await) {
+                let taken = matches!(outcome, Ok(Outcome::Created | Outcome::Updated | Outcome::Unchanged));
+                let Imported { entries, faults, differences, .. } = &mut done;
+                settle("entry", &row.entry_id, outcome, entries, faults, differences)?;
+                let trim = |why| Fault { what: "entry", key: row.entry_id.clone(), why };
+                done.trimmed.extend(dns_names(row).1.into_iter().filter(|_| taken).map(trim));
+            }
         }
         bring!("agent", agents, source.nodes, |row: &NodeRow| row.spiffe_id.clone(), node);
         bring!("join token", join_tokens, source.tokens, |_: &TokenRow| "(secret)".to_owned(), token);
@@ -194,36 +201,6 @@ impl Import<'_> {
                 Ok(Outcome::Updated)
             }
         }
-    }
-
-    async fn entry(&self, row: &EntryRow) -> Result<Outcome, StoreError> {
-        let theirs = entry(row)?;
-        if theirs.expires_at != 0 && theirs.expires_at < seconds(self.now) {
-            return Ok(Outcome::Skipped);
-        }
-        if !theirs.spiffe_id.is_member_of(&self.trust_domain) {
-            return Err(StoreError::Invalid {
-                reason: format!("its SPIFFE ID is not in the trust domain {}", self.trust_domain),
-            });
-        }
-        let Some(ours) = self.store.entry(&theirs.id).await? else {
-            if self.dry_run {
-                return Ok(Outcome::Created);
-            }
-            let (_, existed) = self.store.create_entry(theirs).await?;
-            return Ok(if existed { Outcome::Unchanged } else { Outcome::Created });
-        };
-        let same =
-            Entry { revision_number: ours.revision_number, created_at: ours.created_at, ..theirs.clone() }
-                == ours;
-        if same {
-            return Ok(Outcome::Unchanged);
-        }
-        if !self.overwrite {
-            return Ok(Outcome::Differs);
-        }
-        self.write(self.store.update_entry(theirs, &EntryMask::ALL)).await?;
-        Ok(Outcome::Updated)
     }
 
     async fn node(&self, row: &NodeRow) -> Result<Outcome, StoreError> {
@@ -314,7 +291,7 @@ fn settle(
     Ok(())
 }
 
-fn seconds(time: SystemTime) -> i64 {
+pub(super) fn seconds(time: SystemTime) -> i64 {
     time.duration_since(UNIX_EPOCH)
         .ok()
         .and_then(|since| i64::try_from(since.as_secs()).ok())
@@ -327,11 +304,11 @@ fn time(seconds: i64) -> SystemTime {
     UNIX_EPOCH.checked_add(since).unwrap_or(UNIX_EPOCH)
 }
 
-fn id(what: &str, text: &str) -> Result<SpiffeId, StoreError> {
+pub(super) fn id(what: &str, text: &str) -> Result<SpiffeId, StoreError> {
     text.parse().map_err(|cause| StoreError::Invalid { reason: format!("its {what} is not valid: {cause}") })
 }
 
-fn selectors(rows: &[(String, String)]) -> Result<Vec<Selector>, StoreError> {
+pub(super) fn selectors(rows: &[(String, String)]) -> Result<Vec<Selector>, StoreError> {
     let parsed = rows.iter().map(|(kind, value)| {
         Selector::new(kind, value).map_err(|cause| StoreError::Invalid {
             reason: format!("one of its selectors is not valid: {cause}"),
@@ -341,69 +318,6 @@ fn selectors(rows: &[(String, String)]) -> Result<Vec<Selector>, StoreError> {
     selectors.sort();
     selectors.dedup();
     Ok(selectors)
-}
-
-/// The attributes that SPIRE keeps as a message of their own (`RegistrationEntry.AdditionalAttributes`).
-#[derive(Clone, PartialEq, prost::Message)]
-struct AdditionalAttributes {
-    #[prost(bool, tag = "1")]
-    disable_x509_svid_prefetch: bool,
-    #[prost(bool, tag = "2")]
-    jwt_svid_include_jti: bool,
-}
-
-/// The DNS names that an SVID may have here, and why the others are left out. SPIRE takes blanks and other characters, and names
-/// that a wildcard beside them covers; an entry with such a name would be given no SVID at all.
-fn dns_names(row: &EntryRow) -> (Vec<String>, Vec<String>) {
-    let (mut kept, mut left_out): (Vec<String>, Vec<String>) = (Vec::new(), Vec::new());
-    for name in &row.dns_names {
-        if let Err(why) = check_dns_name(name) {
-            left_out.push(format!("without its DNS name {name:?}: {why}"));
-        } else if !kept.contains(name) {
-            kept.push(name.clone());
-        }
-    }
-    while let Err(BadDnsName::Overlap { name }) = check_dns_names(&kept) {
-        kept.retain(|other| *other != name);
-        left_out.push(format!("without its DNS name {name:?}: the wildcard beside it covers it"));
-    }
-    (kept, left_out)
-}
-
-fn entry(row: &EntryRow) -> Result<Entry, StoreError> {
-    let ttl = |what: &str, seconds: i64| {
-        i32::try_from(seconds)
-            .map_err(|_out_of_range| StoreError::Invalid { reason: format!("its {what} is out of range") })
-    };
-    let attributes = AdditionalAttributes::decode(row.additional_attributes.as_slice()).map_err(|cause| {
-        StoreError::Invalid { reason: format!("its additional attributes do not parse: {cause}") }
-    })?;
-    let federates_with = row.federates_with.iter().map(|name| {
-        TrustDomain::from_name_or_id(name).map_err(|cause| StoreError::Invalid {
-            reason: format!("it federates with what is no trust domain: {cause}"),
-        })
-    });
-    let mut federates_with = federates_with.collect::<Result<Vec<_>, _>>()?;
-    federates_with.sort();
-    Ok(Entry {
-        id: row.entry_id.clone(),
-        spiffe_id: id("SPIFFE ID", &row.spiffe_id)?,
-        parent_id: id("parent ID", &row.parent_id)?,
-        selectors: selectors(&row.selectors)?,
-        x509_svid_ttl: ttl("X509-SVID TTL", row.x509_svid_ttl)?,
-        jwt_svid_ttl: ttl("JWT-SVID TTL", row.jwt_svid_ttl)?,
-        federates_with,
-        admin: row.admin,
-        downstream: row.downstream,
-        expires_at: row.expiry,
-        dns_names: dns_names(row).0,
-        revision_number: row.revision_number,
-        store_svid: row.store_svid,
-        hint: row.hint.clone(),
-        created_at: row.created_at,
-        disable_x509_svid_prefetch: attributes.disable_x509_svid_prefetch,
-        jwt_svid_include_jti: attributes.jwt_svid_include_jti,
-    })
 }
 
 fn node(row: &NodeRow) -> Result<Node, StoreError> {

@@ -5,6 +5,7 @@
 
 mod bundles;
 mod config;
+mod entries;
 mod import;
 mod rows;
 mod source;

@@ -165,8 +165,20 @@ async fn a_sqlite_database_can_be_copied_while_it_is_used() {
     assert_eq!(store.redeem_join_token("t", "other", at(1)).await.unwrap(), Redeemed::ByAnother);
 }
 
+/// A server has a clock, of this machine here; a file has none.
+async fn the_clock_of_a_database_server_is_read(on: On) {
+    let f = Fixture::new(on).await;
+    let admin = Administration::open(&f.config, false).await.unwrap();
+    let before = std::time::SystemTime::now() - Duration::from_secs(1);
+    let shown = admin.clock().await.unwrap();
+    assert_eq!(shown.is_some(), on != On::Sqlite);
+    let after = std::time::SystemTime::now() + Duration::from_secs(1);
+    assert!(shown.is_none_or(|shown| before <= shown && shown <= after), "{shown:?}");
+}
+
 on_every_engine! {
     a_backup_of_any_engine_fills_any_other,
     a_file_that_is_not_whole_touches_nothing,
     status_tells_what_is_there,
+    the_clock_of_a_database_server_is_read,
 }
