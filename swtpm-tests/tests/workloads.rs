@@ -191,6 +191,8 @@ async fn the_security_header_must_be_there_once_and_exactly() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn hostile_callers_harm_nobody_else() {
+    // Both ends of a thousand sockets, and other tests beside this one: more than the usual limit of a user.
+    let _files = hardroot_bench::process::raise_open_files();
     let (site, agent) = tokio::task::spawn_blocking(token_site).await.unwrap();
     let parent = only_agent(&site);
     site.create_entry(&parent, APP, &[&me()], &[]).unwrap();
@@ -220,6 +222,7 @@ async fn hostile_callers_harm_nobody_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_idle_streams_are_nothing_special() {
+    let _files = hardroot_bench::process::raise_open_files();
     let (site, agent) = tokio::task::spawn_blocking(token_site).await.unwrap();
     let parent = only_agent(&site);
     let entry = site.create_entry(&parent, APP, &[&me()], &[]).unwrap();
