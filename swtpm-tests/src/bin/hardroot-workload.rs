@@ -2,8 +2,8 @@
 //!
 //! It knows nothing of Hardroot: it speaks to the Workload API with the published `spiffe` crate and makes
 //! mTLS with `spiffe-rustls`. Its output is one JSON object a line.
-#![allow(clippy::print_stdout, reason = "a program whose output is its purpose")]
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -42,10 +42,15 @@ async fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            println!("{}", json!({ "error": format!("{error:#}") }));
+            say(&json!({ "error": format!("{error:#}") }));
             ExitCode::FAILURE
         }
     }
+}
+
+/// One line of output. Whoever starts this may have read enough and gone: it goes on all the same.
+fn say(line: &Value) {
+    drop(writeln!(std::io::stdout(), "{line}"));
 }
 
 fn options(mut arguments: impl Iterator<Item = String>) -> Result<Options> {
@@ -81,7 +86,7 @@ async fn run(command: &str, options: &Options) -> Result<()> {
 async fn fetch(options: &Options) -> Result<()> {
     let client = WorkloadApiClient::connect_to(&options.socket).await?;
     let context = client.fetch_x509_context().await?;
-    println!("{}", describe(&context));
+    say(&describe(&context));
     if let Some(folder) = &options.write {
         write_pem(folder, &context)?;
     }
@@ -105,9 +110,8 @@ async fn jwt(options: &Options) -> Result<()> {
         client.validate_jwt_token("another", svid.token()).await.is_err(),
         "the Workload API says it is for everybody"
     );
-    println!(
-        "{}",
-        json!({ "spiffe_id": svid.spiffe_id().to_string(), "audience": svid.audience(), "key_id": svid.key_id() })
+    say(
+        &json!({ "spiffe_id": svid.spiffe_id().to_string(), "audience": svid.audience(), "key_id": svid.key_id() }),
     );
     Ok(())
 }
@@ -117,7 +121,7 @@ async fn watch(options: &Options) -> Result<()> {
     let mut updates = std::pin::pin!(client.stream_x509_contexts().await?);
     for _ in 0..options.count {
         let context = updates.next().await.context("the stream ended")??;
-        println!("{}", describe(&context));
+        say(&describe(&context));
     }
     Ok(())
 }
@@ -128,13 +132,13 @@ async fn serve(options: &Options) -> Result<()> {
     let config = mtls_server(source).authorize(authorizer::exact([options.expect.as_str()])?).build()?;
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind(&options.address).await.with_context(|| options.address.clone())?;
-    println!("{}", json!({ "listening": listener.local_addr()?.to_string() }));
+    say(&json!({ "listening": listener.local_addr()?.to_string() }));
     loop {
         let (connection, _) = listener.accept().await?;
         let acceptor = acceptor.clone();
         tokio::spawn(async move {
             let outcome = answer(acceptor, connection).await;
-            println!("{}", outcome.unwrap_or_else(|error| json!({ "refused": format!("{error:#}") })));
+            say(&outcome.unwrap_or_else(|error| json!({ "refused": format!("{error:#}") })));
         });
     }
 }
@@ -162,7 +166,7 @@ async fn call(options: &Options) -> Result<()> {
     tls.get_mut().write_all(b"hello\n").await?;
     let mut line = String::new();
     tls.read_line(&mut line).await?;
-    println!("{}", json!({ "peer": peer, "answer": line.trim_end() }));
+    say(&json!({ "peer": peer, "answer": line.trim_end() }));
     Ok(())
 }
 
