@@ -32,6 +32,7 @@ impl FirstCome {
     }
 }
 
+/// Thirty-two: more than tokens have sessions, and far from what the runtime has threads.
 impl Default for FirstCome {
     fn default() -> Self {
         Self::new(32)
