@@ -32,7 +32,7 @@ impl FirstCome {
     }
 }
 
-/// Thirty-two: more than tokens have sessions, and far from what the runtime has threads.
+/// Thirty-two at a time: each that signs holds a thread of the runtime until its signature is there.
 impl Default for FirstCome {
     fn default() -> Self {
         Self::new(32)
