@@ -7,9 +7,8 @@ use hardroot_api::hardroot::server::sync::v1::follow_request::Step as Asked;
 use hardroot_api::hardroot::server::sync::v1::follow_response::Step as Answer;
 use hardroot_api::hardroot::server::sync::v1::sync_client::SyncClient;
 use hardroot_api::hardroot::server::sync::v1::{
-    Ack, BundleVersion, FollowRequest, FollowResponse, Open, Update,
+    Ack, BundleVersion, Entries, FollowRequest, FollowResponse, Open, Update,
 };
-use hardroot_api::spire::api::types;
 use hardroot_identity::{Bundle, TrustDomain};
 use prost::Message as _;
 use tokio::sync::mpsc;
@@ -128,8 +127,8 @@ impl Follow {
         }
         self.coming.number = page.number;
         self.coming.everything |= page.everything;
-        for encoded in page.entries {
-            let entry = types::Entry::decode(encoded).map_err(|_fault| protocol("an entry is malformed"))?;
+        let entries = Entries::decode(page.entries).map_err(|_fault| protocol("an entry is malformed"))?;
+        for entry in entries.entries {
             let id = entry.id.clone();
             match AuthorizedEntry::from_wire(entry, &self.trust_domain) {
                 Ok(entry) => self.coming.upserts.push(entry),

@@ -6,9 +6,8 @@ use hardroot_api::hardroot::server::sync::v1::follow_request::Step as Asked;
 use hardroot_api::hardroot::server::sync::v1::follow_response::Step as Answer;
 use hardroot_api::hardroot::server::sync::v1::sync_client::SyncClient;
 use hardroot_api::hardroot::server::sync::v1::{
-    Ack, BundleVersion, FollowRequest, FollowResponse, Open, Update,
+    Ack, BundleVersion, Entries, FollowRequest, FollowResponse, Open, Update,
 };
-use hardroot_api::spire::api::types::Entry;
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -129,9 +128,9 @@ fn apply(page: Update, known: &mut Known) -> Result<(), CallError> {
     if page.everything {
         known.entries.clear();
     }
-    for encoded in page.entries {
-        let entry = Entry::decode(encoded)
-            .map_err(|fault| CallError::protocol(RPC, format!("an entry is malformed: {fault}")))?;
+    let entries = Entries::decode(page.entries)
+        .map_err(|fault| CallError::protocol(RPC, format!("an entry is malformed: {fault}")))?;
+    for entry in entries.entries {
         known.entries.insert(entry.id, (entry.revision_number, entry.created_at));
     }
     for id in page.removed {

@@ -25,6 +25,9 @@ use eager::Eager;
 /// How long a server may take to say its first word once it has our certificate. Only a server that judges
 /// the certificate says something earlier (it closes), so silence is no error.
 const FIRST_WORD: Duration = Duration::from_secs(1);
+/// Largest frame that we take, in bytes: with its header it fills four TLS records to the last byte. With the 16 KiB that
+/// HTTP/2 begins with, each frame is one record and a second one of nine bytes, and a write to the socket of its own.
+const MAX_FRAME: u32 = (64 << 10) - 9;
 /// An idle connection is probed after this; a NAT forgets quiet connections after minutes.
 const TCP_IDLE_SECONDS: u32 = 30;
 const TCP_PROBE_SECONDS: u32 = 10;
@@ -219,7 +222,8 @@ pub async fn connect(
     let mut endpoint = Endpoint::from(uri("http")?).origin(uri("https")?);
     endpoint = endpoint
         .user_agent(options.user_agent.clone())
-        .map_err(|cause| ConnectError::Http2 { address: address.to_owned(), cause })?;
+        .map_err(|cause| ConnectError::Http2 { address: address.to_owned(), cause })?
+        .max_frame_size(MAX_FRAME);
     if let Some(every) = options.ping_every {
         endpoint = endpoint
             .http2_keep_alive_interval(every)

@@ -22,9 +22,12 @@ pub use handshakes::Handshakes;
 
 /// A class that waits gets at least one of so many signatures, whatever waits in the classes before it.
 pub const SHARE: u32 = 8;
-/// Below this time for one signature of one lane, waking the next request takes a part that counts: then each lane has a
-/// second request waiting in the key manager.
+/// Below this time for one signature of one lane, waking the next request takes a part that counts: then each lane has
+/// more requests waiting in the key manager, as many as it makes in [`LEAD`], at least one and at most [`MOST_BEHIND`].
 const QUICK: Duration = Duration::from_millis(5);
+/// What it takes to wake the next request on a machine whose cores are busy.
+const LEAD: Duration = Duration::from_millis(1);
+const MOST_BEHIND: u128 = 16;
 /// Requests admitted at a time: a bound on memory, far above what any token makes within the longest wait.
 const MOST_ADMITTED: usize = 65_536;
 /// Shortest and longest time after which somebody is asked to come back.
@@ -231,8 +234,14 @@ impl Queue {
     /// As many as the key manager may have at a time.
     fn depth(&self, state: &State) -> usize {
         let lanes = u32::try_from(self.lanes).map_or(f64::from(u32::MAX), f64::from);
-        let quick = state.interval * lanes < QUICK.as_secs_f64();
-        if quick { self.lanes * 2 } else { self.lanes }
+        let each = Duration::try_from_secs_f64(state.interval * lanes).unwrap_or(Duration::MAX);
+        if each >= QUICK {
+            return self.lanes;
+        }
+        // Before anything is known it may turn out to be slow.
+        let behind =
+            LEAD.as_nanos().checked_div(each.as_nanos()).map_or(1, |made| made.clamp(1, MOST_BEHIND));
+        self.lanes * (1 + usize::try_from(behind).unwrap_or(1))
     }
 
     /// Gives turns away for as long as there are lanes and waiters.

@@ -16,6 +16,8 @@ use hardroot_emulators::TcpProxy;
 use hardroot_identity::TrustDomain;
 use hardroot_transport::{ConnectOptions, connect};
 use prost::Message as _;
+use prost::bytes::{Buf as _, Bytes};
+use prost::encoding::{WireType, decode_key, decode_varint};
 use rustls::ClientConfig;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -31,8 +33,10 @@ use crate::site::{PORT, Site, TRUST_DOMAIN};
 const ENTRIES: usize = 100_000;
 /// Single changes that are timed, unless `HARDROOT_SYNC_CHANGES` says otherwise.
 const CHANGES: usize = 50;
-/// Times that everything is sent.
-const TIMES: usize = 7;
+/// Times that everything is sent, unless `HARDROOT_SYNC_TIMES` says otherwise.
+const TIMES: usize = 21;
+/// Times that everything is polled.
+const POLLS: usize = 7;
 /// Changes whose bytes are counted.
 const WEIGHED: usize = 5;
 /// Entries created in one call.
@@ -126,14 +130,15 @@ impl Measured {
         let mut rows = Vec::new();
         let channel = self.channel(self.server).await?;
         let (first, bytes) = self.everything(&channel, entries).await?;
-        let before = raw.copy(bytes, TIMES).await?;
+        let times = number("HARDROOT_SYNC_TIMES", TIMES)?;
+        let before = raw.copy(bytes, times).await?;
         let busy_before = site.server_time()?;
         let mut took = Vec::new();
-        for _ in 0..TIMES {
+        for _ in 0..times {
             took.push(self.everything(&channel, entries).await?.0);
         }
-        let busy = site.server_time()?.saturating_sub(busy_before) / u32::try_from(TIMES)?;
-        let after = raw.copy(bytes, TIMES).await?;
+        let busy = site.server_time()?.saturating_sub(busy_before) / u32::try_from(times)?;
+        let after = raw.copy(bytes, times).await?;
         let raw = ms(before).midpoint(ms(after));
         #[expect(clippy::cast_precision_loss, reason = "megabytes")]
         let megabytes = bytes as f64 / 1e6;
@@ -202,7 +207,7 @@ impl Measured {
     /// The same with `SyncAuthorizedEntries`.
     async fn polled(&self, channel: &Channel, raw: f64, rows: &mut Vec<Row>) -> Result<()> {
         let mut took = Vec::new();
-        for _ in 0..TIMES {
+        for _ in 0..POLLS {
             let mut known = Known::default();
             took.push(self.round(channel, &mut known).await?);
         }
@@ -303,7 +308,7 @@ impl Stream {
                 None => bail!("an empty answer"),
             };
             came.everything |= page.everything;
-            came.entries += page.entries.len();
+            came.entries += count(page.entries)?;
             if !page.token.is_empty() {
                 came.token = page.token;
                 let ack = FollowRequest { step: Some(Asked::Ack(Ack { number: page.number })) };
@@ -312,6 +317,20 @@ impl Stream {
             }
         }
     }
+}
+
+/// How many entries an encoded `Entries` has.
+fn count(mut entries: Bytes) -> Result<usize> {
+    let mut count = 0;
+    while entries.has_remaining() {
+        let (_field, kind) = decode_key(&mut entries)?;
+        ensure!(kind == WireType::LengthDelimited, "an entry is no message");
+        let length = usize::try_from(decode_varint(&mut entries)?)?;
+        ensure!(length <= entries.remaining(), "an entry is cut off");
+        entries.advance(length);
+        count += 1;
+    }
+    Ok(count)
 }
 
 /// When each further update was there.

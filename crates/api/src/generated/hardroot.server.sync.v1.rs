@@ -73,9 +73,10 @@ pub struct Update {
     /// In the first page: entries that the agent has and that no page of this update names are not the agent's any more.
     #[prost(bool, tag = "2")]
     pub everything: bool,
-    /// New and changed entries, each an encoded spire.api.types.Entry with every field.
-    #[prost(bytes = "bytes", repeated, tag = "3")]
-    pub entries: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// New and changed entries: an encoded Entries. As bytes, because it is put together from entries that are encoded
+    /// already, and read by those who want it.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub entries: ::prost::bytes::Bytes,
     /// Ids of entries that are the agent's no more; the agent need not have had them.
     #[prost(string, repeated, tag = "4")]
     pub removed: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
@@ -88,6 +89,14 @@ pub struct Update {
     /// In the last page, and only there: what the agent has once it has applied the update.
     #[prost(bytes = "vec", tag = "7")]
     pub token: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Entries {
+    /// Each with every field.
+    #[prost(message, repeated, tag = "1")]
+    pub entries: ::prost::alloc::vec::Vec<
+        super::super::super::super::spire::api::types::Entry,
+    >,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct BundleUpdate {

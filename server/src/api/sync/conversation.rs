@@ -10,18 +10,15 @@ use hardroot_api::hardroot::server::sync::v1::follow_request::Step as Asked;
 use hardroot_api::hardroot::server::sync::v1::follow_response::Step as Answer;
 use hardroot_identity::{SpiffeId, TrustDomain};
 use prost::Message as _;
-use prost::bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 
 use super::Recheck;
+use super::page::Page;
 use crate::api::bundle_message;
 use crate::endpoints::BundleCache;
 use crate::entries::{AuthorizedEntries, Followed, Start, Taken, Token};
-
-/// Bytes of entries after which a page is full: an answer's message is at most 4 MiB for most clients.
-const MAX_PAGE_BYTES: usize = 1 << 20;
 
 /// Why a stream ends: a status to be told, or nothing when the agent went away.
 type End = Option<Status>;
@@ -80,13 +77,12 @@ impl Conversation {
             Start::Everything(all, token) => {
                 self.number += 1;
                 let (mut everything, mut page) = (true, Page::default());
-                for held in all.iter() {
-                    page.push(held.as_bytes());
-                    if page.is_full(self.page) {
-                        let update = wire::Update { everything, entries: page.take(), ..self.update() };
-                        self.send(update).await?;
-                        everything = false;
-                    }
+                let mut rest = page.fill(&all, self.page);
+                while !rest.is_empty() {
+                    let update = wire::Update { everything, entries: page.take(), ..self.update() };
+                    self.send(update).await?;
+                    everything = false;
+                    rest = page.fill(rest, self.page);
                 }
                 drop(all);
                 let update = wire::Update { everything, entries: page.take(), ..self.update() };
@@ -266,31 +262,4 @@ impl Conversation {
 fn version(bundle: &hardroot_api::spire::api::types::Bundle) -> Vec<u8> {
     let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &bundle.encode_to_vec());
     hash.as_ref().iter().copied().take(8).collect()
-}
-
-/// Entries that go together. They are copied side by side: to count one reference more and one less for each of a hundred
-/// thousand entries that lie about in memory takes longer.
-#[derive(Default)]
-struct Page {
-    bytes: BytesMut,
-    ends: Vec<usize>,
-}
-
-impl Page {
-    fn push(&mut self, encoded: &[u8]) {
-        self.bytes.extend_from_slice(encoded);
-        self.ends.push(self.bytes.len());
-    }
-
-    fn is_full(&self, most: usize) -> bool {
-        self.ends.len() >= most || self.bytes.len() >= MAX_PAGE_BYTES
-    }
-
-    /// The entries; the next page is taken to be about as large.
-    fn take(&mut self) -> Vec<Bytes> {
-        let next = BytesMut::with_capacity(self.bytes.len());
-        let whole = std::mem::replace(&mut self.bytes, next).freeze();
-        let mut begin = 0;
-        self.ends.drain(..).map(|end| whole.slice(std::mem::replace(&mut begin, end)..end)).collect()
-    }
 }

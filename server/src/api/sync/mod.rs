@@ -5,6 +5,7 @@
 //! costs one update and the ids that changed, and nobody waits for it.
 
 mod conversation;
+mod page;
 #[cfg(test)]
 mod tests;
 

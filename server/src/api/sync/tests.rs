@@ -89,8 +89,9 @@ impl Agent {
                 Answer::Update(page) => page,
                 Answer::Heartbeat(_) => continue,
             };
-            assert!(page.entries.len() <= 2, "a page");
-            entries.extend(page.entries.iter().map(|e| types::Entry::decode(e.clone()).unwrap().id));
+            let some = wire::Entries::decode(page.entries).unwrap().entries;
+            assert!(some.len() <= 2, "a page");
+            entries.extend(some.into_iter().map(|entry| entry.id));
             removed.extend(page.removed);
             everything |= page.everything;
             if !page.token.is_empty() {

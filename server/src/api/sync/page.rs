@@ -1,0 +1,116 @@
+//! Entries that go to an agent together.
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use prost::bytes::{Bytes, BytesMut};
+use prost::encoding::{WireType, encode_key, encode_varint};
+
+use crate::entries::Held;
+
+/// Bytes of entries after which a page is full: an answer's message is at most 4 MiB for most clients.
+const MAX_BYTES: usize = 1 << 20;
+/// Number of `Entries.entries`.
+const FIELD: u32 = 1;
+/// Entries that are looked for in memory at the same time.
+const ABREAST: usize = 64;
+
+/// An encoded `hardroot.server.sync.v1.Entries`. Entries are copied into it side by side as they are held: to count one
+/// reference more and one less for each of a hundred thousand that lie about in memory takes longer.
+#[derive(Default)]
+pub(super) struct Page {
+    bytes: BytesMut,
+    count: usize,
+}
+
+impl Page {
+    /// Adds an encoded entry.
+    pub(super) fn push(&mut self, encoded: &[u8]) {
+        encode_key(FIELD, WireType::LengthDelimited, &mut self.bytes);
+        encode_varint(encoded.len() as u64, &mut self.bytes);
+        self.bytes.extend_from_slice(encoded);
+        self.count += 1;
+    }
+
+    /// Adds entries until there are `most` or enough bytes; those that are left.
+    pub(super) fn fill<'a>(&mut self, mut entries: &'a [Arc<Held>], most: usize) -> &'a [Arc<Held>] {
+        let mut found: Vec<&[u8]> = Vec::with_capacity(ABREAST);
+        while !entries.is_empty() && !self.is_full(most) {
+            // Each lies somewhere else. Asked for one by one, memory lets each wait; asked for together, they come together.
+            found.clear();
+            found.extend(entries.iter().take(ABREAST).map(|held| held.as_bytes()));
+            black_box(found.iter().filter_map(|encoded| encoded.first()).fold(0, |all, byte| all ^ byte));
+            let mut taken = 0;
+            while let Some(encoded) = found.get(taken)
+                && !self.is_full(most)
+            {
+                self.push(encoded);
+                taken += 1;
+            }
+            entries = entries.get(taken..).unwrap_or_default();
+        }
+        entries
+    }
+
+    /// Whether it has `most` entries or enough bytes.
+    pub(super) fn is_full(&self, most: usize) -> bool {
+        self.count >= most || self.bytes.len() >= MAX_BYTES
+    }
+
+    /// The entries; the next page is taken to be about as large, or a little larger.
+    pub(super) fn take(&mut self) -> Bytes {
+        self.count = 0;
+        let next = BytesMut::with_capacity(self.bytes.len() + self.bytes.len() / 8);
+        std::mem::replace(&mut self.bytes, next).freeze()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hardroot_api::hardroot::server::sync::v1::Entries;
+    use prost::Message as _;
+
+    use super::*;
+    use crate::datastore::Entry;
+    use crate::datastore::sql_tests::entry as unnamed;
+
+    fn entry(id: &str) -> Entry {
+        Entry { id: id.to_owned(), ..unnamed("/workload", "/agent", &["unix:uid:1"]) }
+    }
+
+    fn held(count: usize) -> Vec<Arc<Held>> {
+        (0..count).map(|n| Arc::new(Held::of(&entry(&format!("{n:05}"))))).collect()
+    }
+
+    fn ids(page: &mut Page) -> Vec<String> {
+        Entries::decode(page.take()).unwrap().entries.into_iter().map(|entry| entry.id).collect()
+    }
+
+    #[test]
+    fn pages_have_every_entry_once_in_order_and_no_more_than_they_may() {
+        let all = held(3 * ABREAST + 1);
+        for most in [1, ABREAST - 1, ABREAST, ABREAST + 1, all.len() - 1, all.len(), all.len() + 1] {
+            let (mut page, mut got, mut rest) = (Page::default(), Vec::new(), all.as_slice());
+            while !rest.is_empty() {
+                rest = page.fill(rest, most);
+                let some = ids(&mut page);
+                assert!(!some.is_empty() && some.len() <= most, "{most}");
+                got.extend(some);
+            }
+            assert_eq!(got, all.iter().map(|held| held.id().to_owned()).collect::<Vec<_>>(), "{most}");
+        }
+    }
+
+    #[test]
+    fn a_page_ends_with_the_entry_that_makes_it_large() {
+        let mut large = entry("large");
+        large.hint = "x".repeat(MAX_BYTES);
+        let all = [&entry("small"), &large, &entry("later")].map(|entry| Arc::new(Held::of(entry)));
+        let mut page = Page::default();
+        let rest = page.fill(&all, 500);
+        assert_eq!(rest.len(), 1);
+        assert_eq!(ids(&mut page), ["small", "large"]);
+        assert!(page.fill(rest, 500).is_empty());
+        assert_eq!(ids(&mut page), ["later"]);
+    }
+}
