@@ -21,13 +21,14 @@ use hardroot_hsm_keymanager::{
 };
 use hardroot_transport::{
     BundleSet, ConnectError, ConnectOptions, Limits, PeerInfo, RemoteKey, ServerTrust, SigningOrder,
-    SigningTurn, TlsIdentity, TrustError, client_config, connect, recheck, server_config,
+    SigningTurn, TlsIdentity, TrustError, client_config, connect, recheck, server_config, server_config_with,
+    tls_incoming_with,
 };
 use rustls::HandshakeKind;
 use rustls::sign::SigningKey;
 use rustls_pki_types::SubjectPublicKeyInfoDer;
-use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 
 /// Tries until it works; each try is an event of its own, and all of them have a deadline.
@@ -302,6 +303,78 @@ async fn a_handshake_waits_for_its_turn_and_one_whose_peer_is_gone_does_not() {
     order.turns.close();
     let late = late.await.unwrap();
     assert!(matches!(late, Err(ConnectError::TurnedAway { .. })), "{:?}", late.err());
+    common::counts(&server.stats.failed_handshakes, 2).await;
+}
+
+/// Asked for another key exchange, a client sends a second ClientHello, and that is the one that costs a signature.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_hello_waits_for_a_turn_of_its_own() {
+    use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
+    let ca = Ca::new("example.org");
+    let order = Arc::new(Told { turns: tokio::sync::Semaphore::new(1), waiting: AtomicUsize::new(0) });
+    let post_quantum = server_config_with(
+        slot(ca.identity(SERVER).await),
+        ca.bundles(),
+        hardroot_transport::TlsPolicy::RequirePqKem.into(),
+    );
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let mut incoming = tls_incoming_with(listener, post_quantum, Limits::default(), order.clone());
+    let mut provider = default_provider();
+    // The first group is the one whose key share is sent at once.
+    provider.kx_groups = vec![kx_group::X25519, kx_group::X25519MLKEM768];
+    let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(common::Gullible::new()))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let client = tokio::spawn(async move {
+        let stream = TcpStream::connect(addr).await.unwrap();
+        let name = rustls_pki_types::ServerName::try_from("localhost").unwrap();
+        tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
+    });
+    at_last("the first turn is used and the second wanted", async || {
+        let (left, waiting) = (order.turns.available_permits(), order.waiting.load(Ordering::SeqCst));
+        if (left, waiting) == (0, 1) { Ok(()) } else { Err((left, waiting)) }
+    })
+    .await;
+    assert!(!client.is_finished());
+    order.turns.add_permits(1);
+    let client = client.await.unwrap();
+    assert_eq!(client.get_ref().1.handshake_kind(), Some(HandshakeKind::FullWithHelloRetryRequest));
+    use tokio_stream::StreamExt as _;
+    assert!(incoming.next().await.is_some_and(|connection| connection.is_ok()));
+}
+
+/// What a stranger sends before anything is known of him is kept within bounds, however he cuts it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hello_without_end_is_not_waited_for() {
+    let ca = Ca::new("example.org");
+    let limits = Limits { handshake_timeout: Duration::from_secs(3600), ..Limits::default() };
+    let server = Server::start(slot(ca.identity(SERVER).await), ca.bundles(), limits).await;
+    // A ClientHello of 16 MiB in records of one byte, and change_cipher_spec for ever.
+    let begin = [[22, 3, 3, 0, 1, 1], [22, 3, 3, 0, 1, 0xff], [22, 3, 3, 0, 1, 0xff], [22, 3, 3, 0, 1, 0xff]];
+    for (begin, then) in [(begin.concat(), [22, 3, 3, 0, 1, 7]), (vec![], [20, 3, 3, 0, 1, 1])] {
+        let mut stream = TcpStream::connect(server.addr).await.unwrap();
+        let (mut read, mut write) = stream.split();
+        let sent = async {
+            write.write_all(&begin).await?;
+            for _ in 0..20_000 {
+                write.write_all(&then).await?;
+            }
+            std::future::pending::<std::io::Result<()>>().await
+        };
+        let mut answer = Vec::new();
+        let closed = async {
+            tokio::select! {
+                failed = sent => drop(failed),
+                _end = read.read_to_end(&mut answer) => {}
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), closed).await.expect("it is closed");
+    }
     common::counts(&server.stats.failed_handshakes, 2).await;
 }
 

@@ -3,6 +3,7 @@
 mod accept;
 mod authority;
 mod guard;
+mod hello;
 mod order;
 mod proxy;
 mod tls;

@@ -9,17 +9,17 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustls::ServerConfig;
-use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::Stream;
 use tonic::transport::server::Connected;
 
 use super::accept::{Backoff, ListenStats, Place, Places, Throttle};
+use super::hello::Gate;
 use super::order::{FirstCome, SigningOrder};
 use super::proxy::{self, Cidr, Parsed, Proxied};
 use crate::config::ALPN_H2;
@@ -76,7 +76,7 @@ pub fn client_of(address: IpAddr) -> IpAddr {
 /// An established TLS connection.
 #[derive(Debug)]
 pub struct TlsConn {
-    stream: TlsStream<TcpStream>,
+    stream: TlsStream<Gate>,
     peer: Arc<PeerInfo>,
     _places: (Place<IpAddr>, Option<Place<IpAddr>>),
 }
@@ -327,17 +327,8 @@ impl Handshake {
         if by_proxy {
             places.name(client).map_err(|why| Failure::Full(client, why))?;
         }
-        let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
-        let handshake = {
-            // The server signs while it answers the ClientHello, which is here. A peer that only dawdles
-            // before or after holds no place in this queue.
-            let _turn = tokio::select! {
-                turn = self.order.turn() => turn.map_err(Failure::Broken)?,
-                () = gone(&hello.io) => return Err(Failure::Broken("the client went away".into())),
-            };
-            hello.into_stream(Arc::clone(&self.config))
-        };
-        let stream = handshake.await?;
+        let gate = Gate::new(stream, Arc::clone(&self.order));
+        let stream = TlsAcceptor::from(Arc::clone(&self.config)).accept(gate).await?;
         let (_, session) = stream.get_ref();
         if session.alpn_protocol() != Some(ALPN_H2) {
             return Err(Failure::Broken("the client did not offer ALPN h2".into()));
@@ -384,14 +375,6 @@ impl Handshake {
                 }
             }
         }
-    }
-}
-
-/// Ends when the peer has closed the connection. One that sends more before it is answered is not watched any longer.
-async fn gone(stream: &TcpStream) {
-    match stream.peek(&mut [0]).await {
-        Ok(0) | Err(_) => {}
-        Ok(_) => std::future::pending().await,
     }
 }
 
