@@ -25,8 +25,9 @@ pub const SHARE: u32 = 8;
 /// Below this time for one signature of one lane, waking the next request takes a part that counts: then each lane has
 /// more requests waiting in the key manager, as many as it makes in [`LEAD`], at least one and at most [`MOST_BEHIND`].
 const QUICK: Duration = Duration::from_millis(5);
-/// What it takes to wake the next request on a machine whose cores are busy.
+/// So much work is at hand for each lane of a quick key manager, while the next request is woken on cores that are busy.
 const LEAD: Duration = Duration::from_millis(1);
+/// Requests behind the one that a lane works on, at most.
 const MOST_BEHIND: u128 = 16;
 /// Requests admitted at a time: a bound on memory, far above what any token makes within the longest wait.
 const MOST_ADMITTED: usize = 65_536;

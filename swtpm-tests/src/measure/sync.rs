@@ -319,7 +319,7 @@ impl Stream {
     }
 }
 
-/// How many entries an encoded `Entries` has.
+/// How many entries an encoded `Entries` has. They are not decoded: that would be measured, too.
 fn count(mut entries: Bytes) -> Result<usize> {
     let mut count = 0;
     while entries.has_remaining() {

@@ -90,6 +90,7 @@ pub struct Update {
     #[prost(bytes = "vec", tag = "7")]
     pub token: ::prost::alloc::vec::Vec<u8>,
 }
+/// What Update.entries has the bytes of.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Entries {
     /// Each with every field.

@@ -126,10 +126,10 @@ impl AsyncRead for Gate {
                 }
                 Stage::Giving(given) => {
                     let rest = this.held.get(*given..).unwrap_or_default();
-                    let some = rest.get(..rest.len().min(buf.remaining())).unwrap_or_default();
-                    buf.put_slice(some);
-                    *given += some.len();
-                    if !some.is_empty() {
+                    if !rest.is_empty() {
+                        let some = rest.get(..rest.len().min(buf.remaining())).unwrap_or_default();
+                        buf.put_slice(some);
+                        *given += some.len();
                         return Poll::Ready(Ok(()));
                     }
                     // Asked for more, the library has answered what it was given.

@@ -13,7 +13,8 @@ pub type SigningTurn = Box<dyn Send>;
 /// leave when their peer does.
 #[async_trait]
 pub trait SigningOrder: Send + Sync {
-    /// Waits until it is this handshake's turn. Dropping the call gives the wait up.
+    /// Waits until it is this handshake's turn; asked once for each ClientHello, of which a handshake has two when another
+    /// key exchange is asked for (RFC 8446 4.1.4). Dropping the call gives the wait up.
     ///
     /// # Errors
     /// It would come too late; the connection is closed before it costs a signature.
