@@ -19,7 +19,7 @@ mod quiet;
 mod quote;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -62,9 +62,14 @@ pub trait WrappedKeys: Send + Sync {
 
 type Job = Box<dyn FnOnce(&mut Device) + Send>;
 
+/// Longest wait for the thread when the TPM is not needed any more.
+const LAST_WAIT: Duration = Duration::from_secs(1);
+
 /// A handle to the TPM; clones of the `Arc` share one device thread.
 pub struct Tpm {
     queue: Arc<Queue<Job>>,
+    /// Disconnected when the thread has closed the TPM.
+    ended: Mutex<mpsc::Receiver<()>>,
     timeout: Duration,
     tcti: Tcti,
 }
@@ -85,6 +90,7 @@ impl Tpm {
         let queue = Arc::new(Queue::<Job>::new());
         let mut device = Device { tcti: config.tcti.clone(), secrets, chip: None, locked_until: None };
         let jobs = Arc::clone(&queue);
+        let (ends, ended) = mpsc::channel();
         thread::Builder::new()
             .name("tpm".to_owned())
             .spawn(move || {
@@ -92,9 +98,12 @@ impl Tpm {
                 while let Some(job) = closes.0.pop() {
                     job(&mut device);
                 }
+                drop(device);
+                drop(ends);
             })
             .map_err(|error| TpmError::Answer { op: "start the device thread", reason: error.to_string() })?;
-        let tpm = Arc::new(Self { queue, timeout: config.timeout, tcti: config.tcti });
+        let tpm =
+            Arc::new(Self { queue, ended: Mutex::new(ended), timeout: config.timeout, tcti: config.tcti });
         tpm.run("open", Urgency::Normal, config.timeout * 4, Chip::prepare_srk).await?;
         Ok(tpm)
     }
@@ -134,8 +143,14 @@ impl Tpm {
 }
 
 impl Drop for Tpm {
+    /// Waits a moment for the thread to leave the TPM's library: a process that exits while a thread is inside it crashes in
+    /// libc. A hanging TPM is not waited for.
     fn drop(&mut self) {
         self.queue.close();
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(mpsc::RecvTimeoutError::Timeout) = ended.recv_timeout(LAST_WAIT) {
+            tracing::warn!("the thread is still waiting for the TPM");
+        }
     }
 }
 
