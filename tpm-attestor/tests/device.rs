@@ -277,3 +277,19 @@ async fn the_report_has_what_an_operator_needs_and_uses_no_private_key() {
     assert!(!report.vendor.is_empty() && report.firmware.split('.').count() == 4);
     assert_eq!(proxy.private_key_operations(), 0);
 }
+
+/// A process that exits while the thread is inside the TPM's library crashes in libc, so whoever lets the TPM go waits for
+/// the command that is under way.
+#[tokio::test(flavor = "multi_thread")]
+async fn letting_the_tpm_go_waits_for_its_thread() {
+    let chip = Swtpm::start().unwrap();
+    let proxy = TpmProxy::before(&chip).unwrap();
+    let tpm = open(&proxy.tcti()).await;
+    let slow = Duration::from_millis(500);
+    proxy.inject(None, Fault::Delay(slow), 1);
+    let begun = Instant::now();
+    let asked = tokio::time::timeout(Duration::from_millis(50), tpm.create_signing_key()).await;
+    assert!(asked.is_err(), "the caller gives up");
+    drop(tpm);
+    assert!(begun.elapsed() >= slow, "{:?}", begun.elapsed());
+}
