@@ -111,8 +111,9 @@ fn an_idle_server_asks_for_next_to_nothing() {
     for (calls, text) in &seen {
         assert!(allowed.iter().any(|one| text.starts_with(one)), "{calls} x {text}");
     }
-    let calls_of =
-        |start: &str| seen.iter().filter(|(_, text)| text.starts_with(start)).map(|(calls, _)| *calls).sum::<u64>();
+    let calls_of = |start: &str| {
+        seen.iter().filter(|(_, text)| text.starts_with(start)).map(|(calls, _)| *calls).sum::<u64>()
+    };
     let (followed, opened) = (calls_of(allowed[0]), calls_of(PREPARES));
     let others = calls_of("") - followed - opened;
     assert!(followed > 10 && others <= 6 && opened <= 2, "{seen:#?}");

@@ -128,8 +128,13 @@ impl Follow {
         self.coming.number = page.number;
         self.coming.everything |= page.everything;
         let entries = Entries::decode(page.entries).map_err(|_fault| protocol("an entry is malformed"))?;
-        for entry in entries.entries {
+        for mut entry in entries.entries {
             let id = entry.id.clone();
+            if let Some(named) = &mut entry.spiffe_id
+                && named.trust_domain.is_empty()
+            {
+                self.trust_domain.as_str().clone_into(&mut named.trust_domain);
+            }
             match AuthorizedEntry::from_wire(entry, &self.trust_domain) {
                 Ok(entry) => self.coming.upserts.push(entry),
                 Err(error) => {

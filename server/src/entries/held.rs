@@ -1,31 +1,34 @@
-//! One entry in memory: the message that agents get, encoded once, and what the index looks at.
+//! One entry in memory: the message that agents are sent, encoded once, and what the index looks at.
 
 use std::borrow::Borrow;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::digest::{Context, SHA256};
 use hardroot_api::spire::api::types;
 use hardroot_identity::{Selector, SpiffeId, TrustDomain};
 use prost::Message as _;
-use prost::bytes::Bytes;
+use triomphe::ThinArc;
 
 use super::names::Number;
 use crate::api::entry_message;
 use crate::datastore::Entry;
 
-/// An entry. The bytes are shared by everybody it is sent to.
+/// An entry; copies are the same one. What is looked at and what is sent lie side by side in memory: to walk the entries of
+/// an agent goes once to each.
+#[derive(Debug, Clone)]
+pub struct Held(ThinArc<Head, u8>);
+
 #[derive(Debug)]
-pub struct Held {
-    /// `spire.api.types.Entry`, every field.
-    encoded: Bytes,
-    /// Of the encoded bytes: the same on every server.
+struct Head {
+    /// Of the whole entry: the same on every server.
     fingerprint: u64,
     revision: i64,
     created_at: i64,
-    pub(super) name: Number,
-    pub(super) parent: Number,
-    pub(super) rare: Option<Box<Rare>>,
+    parent_id: Arc<str>,
+    name: Number,
+    parent: Number,
+    rare: Option<Box<Rare>>,
 }
 
 /// What few entries have.
@@ -38,30 +41,42 @@ pub(super) struct Rare {
 }
 
 impl Held {
-    pub(super) fn new(entry: &Entry, name: Number, parent: Number, rare: Option<Box<Rare>>) -> Self {
-        let encoded = entry_message(entry, None).encode_to_vec();
-        Self {
-            fingerprint: fingerprint(&encoded),
-            encoded: encoded.into(),
+    /// `parent_id` is the entry's, as a text that its siblings share.
+    pub(super) fn new(
+        entry: &Entry,
+        name: Number,
+        (parent, parent_id): (Number, Arc<str>),
+        rare: Option<Box<Rare>>,
+    ) -> Self {
+        let brief = brief(entry);
+        let head = Head {
+            fingerprint: fingerprint(&brief, &parent_id),
             revision: entry.revision_number,
             created_at: entry.created_at,
+            parent_id,
             name,
             parent,
             rare,
-        }
+        };
+        Self(ThinArc::from_header_and_slice(head, &brief))
     }
 
     /// An entry that no index knows.
     #[cfg(test)]
     pub(crate) fn of(entry: &Entry) -> Self {
-        Self::new(entry, 0, 0, None)
+        Self::new(entry, 0, (0, entry.parent_id.as_str().into()), None)
+    }
+
+    /// Whether this is the other one, and not just like it.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        std::ptr::eq(self.head(), other.head())
     }
 
     /// The entry's id.
     #[must_use]
     pub fn id(&self) -> &str {
         // Field 1, a text of at most 255 bytes, is encoded first.
-        let text = match self.encoded.as_ref() {
+        let text = match self.brief() {
             [0x0a, len @ 0..=0x7f, rest @ ..] => rest.get(..usize::from(*len)),
             [0x0a, low, high, rest @ ..] => rest.get(..usize::from(*low & 0x7f) | (usize::from(*high) << 7)),
             _ => None,
@@ -72,38 +87,41 @@ impl Held {
     /// Its revision.
     #[must_use]
     pub fn revision(&self) -> i64 {
-        self.revision
+        self.head().revision
     }
 
     /// When it was made, seconds since 1970.
     #[must_use]
     pub fn created_at(&self) -> i64 {
-        self.created_at
+        self.head().created_at
     }
 
     /// A number that differs when anything of the entry does, the same on every server.
     #[must_use]
     pub fn fingerprint(&self) -> u64 {
-        self.fingerprint
+        self.head().fingerprint
     }
 
-    /// The message `spire.api.types.Entry` with every field, encoded; copies share the memory.
+    /// What an agent is pushed: the message `spire.api.types.Entry`, encoded, without what the agent knows or does not look
+    /// at: no parent's ID, no trust domain in its own.
     #[must_use]
-    pub fn encoded(&self) -> Bytes {
-        self.encoded.clone()
+    pub fn brief(&self) -> &[u8] {
+        &self.0.slice
     }
 
-    /// As [`Self::encoded`], to be copied.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.encoded
-    }
-
-    /// The message.
+    /// The message with every field.
     #[must_use]
     pub fn message(&self) -> types::Entry {
         // What was encoded here is a message.
-        types::Entry::decode(self.encoded.clone()).unwrap_or_default()
+        let brief = types::Entry::decode(self.brief()).unwrap_or_default();
+        let parent = self.head().parent_id.strip_prefix("spiffe://").unwrap_or_default();
+        let (trust_domain, path) = parent.split_at(parent.find('/').unwrap_or(parent.len()));
+        let id = |path| types::Spiffeid { trust_domain: trust_domain.to_owned(), path };
+        types::Entry {
+            spiffe_id: brief.spiffe_id.map(|own| id(own.path)),
+            parent_id: Some(id(path.to_owned())),
+            ..brief
+        }
     }
 
     /// The entry as the datastore has it.
@@ -137,24 +155,57 @@ impl Held {
         })
     }
 
+    /// The number of the identity that it gives.
+    pub(super) fn name(&self) -> Number {
+        self.head().name
+    }
+
+    /// The number of its parent's identity.
+    pub(super) fn parent(&self) -> Number {
+        self.head().parent
+    }
+
+    /// Of an alias alone: its selectors, sorted.
+    pub(super) fn alias_selectors(&self) -> &[Number] {
+        self.head().rare.as_ref().map_or(&[], |rare| &rare.selectors)
+    }
+
     pub(super) fn federates_with(&self) -> &[TrustDomain] {
-        self.rare.as_ref().map_or(&[], |rare| &rare.federates_with)
+        self.head().rare.as_ref().map_or(&[], |rare| &rare.federates_with)
+    }
+
+    fn head(&self) -> &Head {
+        &self.0.header.header
     }
 }
 
-fn fingerprint(encoded: &[u8]) -> u64 {
-    let hash = digest(&SHA256, encoded);
-    hash.as_ref().first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
+/// See [`Held::brief`]. An entry's ID and its parent's are of the same trust domain, or no index has it.
+fn brief(entry: &Entry) -> Vec<u8> {
+    let mut message = entry_message(entry, None);
+    message.parent_id = None;
+    if let Some(id) = &mut message.spiffe_id {
+        id.trust_domain.clear();
+    }
+    message.encode_to_vec()
+}
+
+fn fingerprint(brief: &[u8], parent_id: &str) -> u64 {
+    let mut hash = Context::new(&SHA256);
+    // An ID has no byte 0: it ends where it ends.
+    hash.update(parent_id.as_bytes());
+    hash.update(&[0]);
+    hash.update(brief);
+    hash.finish().as_ref().first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
 }
 
 /// What the index would make of an entry, without keeping it.
 pub(super) fn fingerprint_of(entry: &Entry) -> u64 {
-    fingerprint(&entry_message(entry, None).encode_to_vec())
+    fingerprint(&brief(entry), entry.parent_id.as_str())
 }
 
 /// An entry that is looked up by its id.
 #[derive(Debug, Clone)]
-pub(super) struct ById(pub(super) Arc<Held>);
+pub(super) struct ById(pub(super) Held);
 
 impl Borrow<str> for ById {
     fn borrow(&self) -> &str {
@@ -175,3 +226,61 @@ impl PartialEq for ById {
 }
 
 impl Eq for ById {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datastore::sql_tests::entry as unnamed;
+
+    fn full() -> Entry {
+        Entry {
+            id: "one".to_owned(),
+            x509_svid_ttl: 60,
+            jwt_svid_ttl: 30,
+            federates_with: vec![TrustDomain::new("other.test").unwrap()],
+            admin: true,
+            downstream: true,
+            expires_at: 9_999_999_999,
+            dns_names: vec!["a.test".to_owned()],
+            revision_number: 7,
+            store_svid: true,
+            hint: "inner".to_owned(),
+            created_at: 12,
+            disable_x509_svid_prefetch: true,
+            jwt_svid_include_jti: true,
+            ..unnamed("/workload", "/agent/one", &["unix:uid:1", "unix:gid:2"])
+        }
+    }
+
+    #[test]
+    fn nothing_of_an_entry_is_lost() {
+        let entry = full();
+        let domains = entry.federates_with.clone().into();
+        let rare = Box::new(Rare { selectors: Box::default(), federates_with: domains });
+        let held = Held::new(&entry, 1, (2, entry.parent_id.as_str().into()), Some(rare));
+        assert_eq!(held.message(), entry_message(&entry, None));
+        assert_eq!(held.entry(), Some(entry));
+        assert_eq!((held.id(), held.revision(), held.created_at()), ("one", 7, 12));
+    }
+
+    #[test]
+    fn agents_are_not_told_what_they_know() {
+        let entry = full();
+        let told = types::Entry::decode(Held::of(&entry).brief()).unwrap();
+        let own = types::Spiffeid { trust_domain: String::new(), path: "/workload".to_owned() };
+        let wanted = types::Entry { spiffe_id: Some(own), parent_id: None, ..entry_message(&entry, None) };
+        assert_eq!(told, wanted);
+    }
+
+    #[test]
+    fn every_difference_shows_in_the_fingerprint() {
+        let (entry, like) = (full(), unnamed("/workload", "/agent/two", &["unix:uid:1", "unix:gid:2"]));
+        let print = Held::of(&entry).fingerprint();
+        assert_eq!(print, fingerprint_of(&entry));
+        let moved = Entry { parent_id: like.parent_id, ..full() };
+        let renamed = Entry { hint: "outer".to_owned(), ..full() };
+        for other in [moved, renamed] {
+            assert_ne!(print, Held::of(&other).fingerprint());
+        }
+    }
+}

@@ -28,9 +28,9 @@ const MAX_MEMBERS: usize = 16 << 20;
 #[derive(Debug, Default)]
 pub(super) struct Name {
     /// Entries that are no aliases, by parent.
-    children: Few<Arc<Held>>,
+    children: Few<Held>,
     /// Entries that give this identity.
-    given_by: Few<Arc<Held>>,
+    given_by: Few<Held>,
     node: Option<Box<KnownNode>>,
     /// Agents whose views have this name among their parents.
     watchers: Few<Number>,
@@ -67,7 +67,7 @@ pub(super) struct Index {
     texts: Table<Uses>,
     entries: HashSet<ById>,
     /// Aliases, by one of their selectors.
-    aliases: HashMap<Number, Few<Arc<Held>>>,
+    aliases: HashMap<Number, Few<Held>>,
     nodes: usize,
     /// Agents that have a view.
     viewed: HashSet<Number>,
@@ -118,12 +118,12 @@ impl Index {
         known.filter_map(|(text, _)| text.parse().ok())
     }
 
-    pub(super) fn entry(&self, id: &str) -> Option<&Arc<Held>> {
+    pub(super) fn entry(&self, id: &str) -> Option<&Held> {
         self.entries.get(id).map(|ById(held)| held)
     }
 
     /// Every entry, in no order.
-    pub(super) fn entries(&self) -> impl Iterator<Item = &Arc<Held>> {
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Held> {
         self.entries.iter().map(|ById(held)| held)
     }
 
@@ -134,8 +134,8 @@ impl Index {
     /// Puts, replaces or removes an entry, as of a version. One of another trust domain is left out.
     pub(super) fn set_entry(&mut self, version: i64, id: &str, entry: Option<&Entry>) {
         let new = entry.filter(|entry| self.is_own(entry)).map(|entry| self.hold(entry));
-        let old = self.entries.get(id).map(|ById(held)| Arc::clone(held));
-        let side = |held: &Option<Arc<Held>>| -> Side { held.as_ref().map(|h| (h.parent, h.fingerprint())) };
+        let old = self.entries.get(id).map(|ById(held)| held.clone());
+        let side = |held: &Option<Held>| -> Side { held.as_ref().map(|h| (h.parent(), h.fingerprint())) };
         let (before, after) = (side(&old), side(&new));
         if before.map(|(_, print)| print) == after.map(|(_, print)| print) {
             if let Some(unused) = new {
@@ -155,15 +155,15 @@ impl Index {
         let (was, is) = (old.as_ref(), new.as_ref());
         let (was, is) = (was.filter(|held| !self.is_alias(held)), is.filter(|held| !self.is_alias(held)));
         if let Some(was) = was {
-            for agent in self.watchers(was.parent) {
+            for agent in self.watchers(was.parent()) {
                 // An entry that moves from one of an agent's parents to another one stays the agent's.
-                if !is.is_some_and(|is| is.parent == was.parent || self.watches(agent, is.parent)) {
+                if !is.is_some_and(|is| is.parent() == was.parent() || self.watches(agent, is.parent())) {
                     self.tell(agent, id, None);
                 }
             }
         }
         if let Some(is) = is {
-            for agent in self.watchers(is.parent) {
+            for agent in self.watchers(is.parent()) {
                 self.tell(agent, id, Some(is));
             }
         }
@@ -173,7 +173,7 @@ impl Index {
     }
 
     /// Changes one entry in an agent's view.
-    fn tell(&mut self, agent: Number, id: &str, held: Option<&Arc<Held>>) {
+    fn tell(&mut self, agent: Number, id: &str, held: Option<&Held>) {
         let Some(view) = self.view_mut(agent) else { return };
         if !view.stale {
             view.set(id, held.cloned());
@@ -280,7 +280,7 @@ impl Index {
         serials && held == selectors && self.texts.text(known.version) == node.agent_version
     }
 
-    pub(super) fn with_spiffe_id(&self, id: &SpiffeId) -> Vec<Arc<Held>> {
+    pub(super) fn with_spiffe_id(&self, id: &SpiffeId) -> Vec<Held> {
         let number = self.names.find(id.as_str());
         let name = number.and_then(|number| self.names.get(number));
         name.map_or_else(Vec::new, |name| name.given_by.as_slice().to_vec())
@@ -385,15 +385,15 @@ impl Index {
 
     /// The entry, if the agent may see it: the question asked from the entry upwards, which visits the
     /// entry's ancestors instead of all the agent's entries.
-    pub(super) fn find(&self, agent: &SpiffeId, id: &str) -> Option<Arc<Held>> {
+    pub(super) fn find(&self, agent: &SpiffeId, id: &str) -> Option<Held> {
         let held = self.entry(id).filter(|held| !self.is_alias(held))?;
         let agent = self.names.find(agent.as_str())?;
         let node = self.names.get(agent).and_then(|name| name.node.as_deref());
         let mut seen = HashSet::new();
-        let mut parents = vec![held.parent];
+        let mut parents = vec![held.parent()];
         while let Some(parent) = parents.pop() {
             if parent == agent {
-                return Some(Arc::clone(held));
+                return Some(held.clone());
             }
             if !seen.insert(parent) {
                 continue;
@@ -401,9 +401,9 @@ impl Index {
             let Some(name) = self.names.get(parent) else { continue };
             for above in name.given_by.as_slice() {
                 if !self.is_alias(above) {
-                    parents.push(above.parent);
+                    parents.push(above.parent());
                 } else if node.is_some_and(|node| is_within(above, node)) {
-                    return Some(Arc::clone(held));
+                    return Some(held.clone());
                 }
             }
         }
@@ -411,15 +411,15 @@ impl Index {
     }
 
     /// What the agent may see, and the names it hangs on.
-    fn authorized(&self, agent: Number) -> (Vec<Arc<Held>>, Vec<Number>) {
-        let mut found: Vec<Arc<Held>> = Vec::new();
+    fn authorized(&self, agent: Number) -> (Vec<Held>, Vec<Number>) {
+        let mut found: Vec<Held> = Vec::new();
         let mut seen = HashSet::new();
         let mut parents = vec![agent];
         let node = self.names.get(agent).and_then(|name| name.node.as_deref());
         if let Some(node) = node {
             let filed = node.selectors.iter().filter_map(|selector| self.aliases.get(selector));
             let aliases = filed.flat_map(Few::as_slice).filter(|alias| is_within(alias, node));
-            parents.extend(aliases.map(|alias| alias.name));
+            parents.extend(aliases.map(|alias| alias.name()));
         }
         while let Some(parent) = parents.pop() {
             if !seen.insert(parent) {
@@ -427,10 +427,10 @@ impl Index {
             }
             let Some(name) = self.names.get(parent) else { continue };
             for held in name.children.as_slice() {
-                found.push(Arc::clone(held));
-                let below = self.names.get(held.name).is_some_and(|name| !name.children.is_empty());
+                found.push(held.clone());
+                let below = self.names.get(held.name()).is_some_and(|name| !name.children.is_empty());
                 if below {
-                    parents.push(held.name);
+                    parents.push(held.name());
                 }
             }
         }
@@ -438,7 +438,7 @@ impl Index {
     }
 
     fn is_alias(&self, held: &Held) -> bool {
-        held.parent == self.server
+        held.parent() == self.server
     }
 
     fn node(&self, agent: &SpiffeId) -> Option<&KnownNode> {
@@ -448,9 +448,8 @@ impl Index {
 
 /// Whether a node has all selectors of an alias.
 fn is_within(alias: &Held, node: &KnownNode) -> bool {
-    alias.rare.as_ref().is_some_and(|rare| {
-        !rare.selectors.is_empty() && rare.selectors.iter().all(|s| node.selectors.binary_search(s).is_ok())
-    })
+    let selectors = alias.alias_selectors();
+    !selectors.is_empty() && selectors.iter().all(|s| node.selectors.binary_search(s).is_ok())
 }
 
 /// A type holds no colon, so that the text tells where it ends.

@@ -61,6 +61,12 @@ impl<V: Unused> Table<V> {
         self.slots.get(index(number)).and_then(Option::as_ref).map_or("", |(text, _)| text)
     }
 
+    /// As [`Self::text`], to be kept.
+    pub(super) fn shared(&self, number: Number) -> Arc<str> {
+        let slot = self.slots.get(index(number)).and_then(Option::as_ref);
+        slot.map_or_else(|| "".into(), |(text, _)| Arc::clone(text))
+    }
+
     pub(super) fn get(&self, number: Number) -> Option<&V> {
         self.slots.get(index(number)).and_then(Option::as_ref).map(|(_, value)| value)
     }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hardroot_identity::{SpiffeId, TrustDomain};
-use prost::bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::AuthorizedEntries;
+use super::held::Held;
 use super::index::Index;
 use super::view::{Follower, Sorted};
 
@@ -61,8 +61,8 @@ pub enum Start {
 /// What changed since the last time.
 #[derive(Debug, Default)]
 pub struct Taken {
-    /// New and changed entries, each an encoded `spire.api.types.Entry`.
-    pub changed: Vec<Bytes>,
+    /// New and changed entries.
+    pub changed: Vec<Held>,
     /// Entries that are the agent's no more.
     pub removed: Vec<String>,
     /// What the agent has once it has applied everything so far; `None` when there is more to take.
@@ -178,7 +178,7 @@ impl Followed {
         let done = follower.pending.is_empty();
         for id in ids {
             match view.find(&id) {
-                Some(held) => taken.changed.push(held.encoded()),
+                Some(held) => taken.changed.push(held.clone()),
                 None => taken.removed.push(id.into()),
             }
         }

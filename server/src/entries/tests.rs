@@ -63,7 +63,7 @@ fn empty() -> Index {
     Index::new(TrustDomain::new("example.org").unwrap())
 }
 
-fn names(found: &[Arc<Held>]) -> Vec<&str> {
+fn names(found: &[Held]) -> Vec<&str> {
     found.iter().map(|held| held.id()).collect()
 }
 

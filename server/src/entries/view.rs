@@ -11,7 +11,7 @@ use super::held::Held;
 use super::names::Number;
 
 /// An agent's entries, in order of their ids.
-pub type Sorted = Arc<Vec<Arc<Held>>>;
+pub type Sorted = Arc<Vec<Held>>;
 
 /// An agent's entries and what they hang on.
 #[derive(Debug, Default)]
@@ -73,7 +73,7 @@ impl View {
         !self.used.swap(false, Ordering::Relaxed) && self.follower.is_none()
     }
 
-    pub(super) fn find(&self, id: &str) -> Option<&Arc<Held>> {
+    pub(super) fn find(&self, id: &str) -> Option<&Held> {
         let at = self.entries.binary_search_by(|held| held.id().cmp(id)).ok()?;
         self.entries.get(at)
     }
@@ -83,7 +83,7 @@ impl View {
     }
 
     /// Puts, replaces or removes one entry.
-    pub(super) fn set(&mut self, id: &str, new: Option<Arc<Held>>) {
+    pub(super) fn set(&mut self, id: &str, new: Option<Held>) {
         let place = self.entries.binary_search_by(|held| held.id().cmp(id));
         if place.is_err() && new.is_none() {
             return;
@@ -109,7 +109,7 @@ impl View {
     }
 
     /// Takes the entries as they were found now, in any order.
-    pub(super) fn replace(&mut self, found: Vec<Arc<Held>>, parents: Vec<Number>) {
+    pub(super) fn replace(&mut self, found: Vec<Held>, parents: Vec<Number>) {
         let new = sorted(found);
         let old = std::mem::replace(&mut self.entries, Arc::clone(&new));
         self.digest = 0;
@@ -170,7 +170,7 @@ impl View {
 }
 
 /// Sorts by id. Ids are compared by their first bytes, side by side in memory, and seldom by the rest.
-fn sorted(found: Vec<Arc<Held>>) -> Sorted {
+fn sorted(found: Vec<Held>) -> Sorted {
     let key = |held: &Held| {
         let mut first = [0_u8; 16];
         first.iter_mut().zip(held.id().bytes()).for_each(|(to, from)| *to = from);

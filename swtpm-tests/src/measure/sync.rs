@@ -1,7 +1,7 @@
 //! What it takes to tell one agent all its entries, and one change (row P5): pushed, and polled for comparison.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use hardroot_api::hardroot::server::sync::v1::follow_request::Step as Asked;
@@ -17,7 +17,7 @@ use hardroot_identity::TrustDomain;
 use hardroot_transport::{ConnectOptions, connect};
 use prost::Message as _;
 use prost::bytes::{Buf as _, Bytes};
-use prost::encoding::{WireType, decode_key, decode_varint};
+use prost::encoding::{WireType, decode_key, decode_varint, message};
 use rustls::ClientConfig;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -66,8 +66,8 @@ pub fn measure(runtime: &tokio::runtime::Runtime) -> Result<Vec<Row>> {
         let entries = (most / part).max(1);
         let done = runtime.block_on(async {
             let agent = Measured::new(&site, &token).await?;
-            agent.fill(entries).await?;
-            agent.measure(&site, &raw, entries, changes).await
+            let whole = agent.fill(entries).await?;
+            agent.measure(&site, &raw, (entries, whole), changes).await
         });
         rows.extend(done.with_context(|| format!("with {entries} entries"))?);
     }
@@ -102,15 +102,19 @@ impl Measured {
         Entry { parent_id: Some(self.parent.clone()), ..entry }
     }
 
-    async fn fill(&self, entries: usize) -> Result<()> {
+    /// Makes the entries; how many bytes their messages have, with every field, in a list.
+    async fn fill(&self, entries: usize) -> Result<u64> {
         let numbers: Vec<usize> = (0..entries).collect();
+        let created_at = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())?;
+        let mut bytes = 0;
         for page in numbers.chunks(PAGE) {
-            let page = page.iter().map(|n| self.entry(&format!("{PREFIX}sync/{n}"), *n)).collect();
-            for made in self.operator.create(page).await? {
-                made?;
+            let page: Vec<_> = page.iter().map(|n| self.entry(&format!("{PREFIX}sync/{n}"), *n)).collect();
+            let made = self.operator.create(page.clone()).await?;
+            for (entry, id) in page.into_iter().zip(made) {
+                bytes += message::encoded_len(1, &Entry { id: id?, created_at, ..entry });
             }
         }
-        Ok(())
+        Ok(u64::try_from(bytes)?)
     }
 
     /// Makes one entry more; when the answer was there.
@@ -126,27 +130,43 @@ impl Measured {
         Ok(connect(&address.to_string(), Arc::clone(&self.tls), options).await?)
     }
 
-    async fn measure(&self, site: &Site, raw: &RawTls, entries: usize, changes: usize) -> Result<Vec<Row>> {
+    /// `whole`: how many bytes the entries' messages have.
+    async fn measure(
+        &self,
+        site: &Site,
+        raw: &RawTls,
+        (entries, whole): (usize, u64),
+        changes: usize,
+    ) -> Result<Vec<Row>> {
         let mut rows = Vec::new();
         let channel = self.channel(self.server).await?;
         let (first, bytes) = self.everything(&channel, entries).await?;
         let times = number("HARDROOT_SYNC_TIMES", TIMES)?;
-        let before = raw.copy(bytes, times).await?;
+        let before = (raw.copy(whole, times).await?, raw.copy(bytes, times).await?);
         let busy_before = site.server_time()?;
         let mut took = Vec::new();
         for _ in 0..times {
             took.push(self.everything(&channel, entries).await?.0);
         }
         let busy = site.server_time()?.saturating_sub(busy_before) / u32::try_from(times)?;
-        let after = raw.copy(bytes, times).await?;
-        let raw = ms(before).midpoint(ms(after));
+        let after = (raw.copy(whole, times).await?, raw.copy(bytes, times).await?);
+        let raw = ms(before.0).midpoint(ms(after.0));
+        let sent = ms(before.1).midpoint(ms(after.1));
         #[expect(clippy::cast_precision_loss, reason = "megabytes")]
-        let megabytes = bytes as f64 / 1e6;
+        let megabytes = |bytes: u64| bytes as f64 / 1e6;
+        let took = quantile(&mut took, 0.5);
         rows.push(row(
             format!("{entries} entries to one agent, pushed"),
-            quantile(&mut took, 0.5),
+            took,
             raw * MOST_OF_RAW,
-            &format!("raw copy of {megabytes:.1} MB, TLS, x {MOST_OF_RAW}"),
+            &format!("raw copy of these entries, {:.1} MB, TLS, x {MOST_OF_RAW}", megabytes(whole)),
+            "ms",
+        ));
+        rows.push(row(
+            "  the same, against what is sent of them".to_owned(),
+            took,
+            sent * MOST_OF_RAW,
+            &format!("raw copy of the {:.1} MB sent, TLS, x {MOST_OF_RAW}", megabytes(bytes)),
             "ms",
         ));
         rows.push(row("  the server's processor time for it".to_owned(), ms(busy), 0.0, "", "ms"));

@@ -93,7 +93,8 @@ pub struct Update {
 /// What Update.entries has the bytes of.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Entries {
-    /// Each with every field.
+    /// Each with every field, but for what an agent does not need or knows: parent_id, and the trust domain in spiffe_id,
+    /// which is the agent's own.
     #[prost(message, repeated, tag = "1")]
     pub entries: ::prost::alloc::vec::Vec<
         super::super::super::super::spire::api::types::Entry,

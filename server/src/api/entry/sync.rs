@@ -1,8 +1,6 @@
 //! `SyncAuthorizedEntries` (spire-map 1.9): everything at once when it is little, else revisions first and
 //! then the entries the agent asks for, in pages.
 
-use std::sync::Arc;
-
 use futures_util::stream::{BoxStream, Stream, StreamExt};
 use hardroot_api::spire::api::server::entry::v1 as wire;
 use hardroot_api::spire::api::types::EntryMask;
@@ -35,7 +33,7 @@ where
 
 /// Ends with `Err(None)` when the agent has gone away.
 async fn converse<S>(
-    entries: &[Arc<Held>],
+    entries: &[Held],
     page: usize,
     mut requests: S,
     sender: &mpsc::Sender<Answer>,
@@ -99,7 +97,7 @@ where
 }
 
 fn full<'a>(
-    entries: impl Iterator<Item = &'a Arc<Held>>,
+    entries: impl Iterator<Item = &'a Held>,
     mask: Option<&EntryMask>,
     more: bool,
 ) -> wire::SyncAuthorizedEntriesResponse {

@@ -289,7 +289,7 @@ fn stored(n: usize) -> Sorted {
         .map(|n| {
             let message =
                 types::Entry { id: format!("e{n:06}"), ..wire_entry(&format!("/w{n}"), A, &["unix:uid:1"]) };
-            Arc::new(Held::of(&convert::entry(&own, &message, &EntryMask::ALL, 77).unwrap()))
+            Held::of(&convert::entry(&own, &message, &EntryMask::ALL, 77).unwrap())
         })
         .collect();
     Arc::new(held)

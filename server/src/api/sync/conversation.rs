@@ -173,8 +173,8 @@ impl Conversation {
             let Taken { changed, removed, token } = followed.take(self.page).ok_or_else(replaced)?;
             let mut update = wire::Update { removed, ..self.update() };
             let mut page = Page::default();
-            for encoded in changed {
-                page.push(&encoded);
+            for held in changed {
+                page.push(held.brief());
                 if page.is_full(self.page) {
                     self.send(wire::Update { entries: page.take(), ..self.update() }).await?;
                     begun = true;

@@ -1,7 +1,5 @@
 //! Entries that go to an agent together.
 
-use std::sync::Arc;
-
 use prost::bytes::{Bytes, BytesMut};
 use prost::encoding::{WireType, encode_key, encode_varint};
 
@@ -30,11 +28,11 @@ impl Page {
     }
 
     /// Adds entries until there are `most` or enough bytes; those that are left.
-    pub(super) fn fill<'a>(&mut self, mut entries: &'a [Arc<Held>], most: usize) -> &'a [Arc<Held>] {
+    pub(super) fn fill<'a>(&mut self, mut entries: &'a [Held], most: usize) -> &'a [Held] {
         while !self.is_full(most)
             && let Some((held, rest)) = entries.split_first()
         {
-            self.push(held.as_bytes());
+            self.push(held.brief());
             entries = rest;
         }
         entries
@@ -66,8 +64,8 @@ mod tests {
         Entry { id: id.to_owned(), ..unnamed("/workload", "/agent", &["unix:uid:1"]) }
     }
 
-    fn held(count: usize) -> Vec<Arc<Held>> {
-        (0..count).map(|n| Arc::new(Held::of(&entry(&format!("{n:05}"))))).collect()
+    fn held(count: usize) -> Vec<Held> {
+        (0..count).map(|n| Held::of(&entry(&format!("{n:05}")))).collect()
     }
 
     fn ids(page: &mut Page) -> Vec<String> {
@@ -93,7 +91,7 @@ mod tests {
     fn a_page_ends_with_the_entry_that_makes_it_large() {
         let mut large = entry("large");
         large.hint = "x".repeat(MAX_BYTES);
-        let all = [&entry("small"), &large, &entry("later")].map(|entry| Arc::new(Held::of(entry)));
+        let all = [&entry("small"), &large, &entry("later")].map(Held::of);
         let mut page = Page::default();
         let rest = page.fill(&all, 500);
         assert_eq!(rest.len(), 1);

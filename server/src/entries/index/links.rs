@@ -1,7 +1,5 @@
 //! Entries, names and texts: what is taken into the index is linked, what goes leaves no trace.
 
-use std::sync::Arc;
-
 use super::{Index, selector_text};
 use crate::datastore::Entry;
 use crate::entries::held::{ById, Held, Rare};
@@ -9,7 +7,7 @@ use crate::entries::names::{Number, file, unfile};
 
 impl Index {
     /// An entry with its numbers. Its texts and names are in use from now on.
-    pub(super) fn hold(&mut self, entry: &Entry) -> Arc<Held> {
+    pub(super) fn hold(&mut self, entry: &Entry) -> Held {
         let (name, parent) =
             (self.names.number(entry.spiffe_id.as_str()), self.names.number(entry.parent_id.as_str()));
         let mut selectors = Vec::new();
@@ -23,43 +21,43 @@ impl Index {
                 federates_with: entry.federates_with.clone().into(),
             })
         });
-        Arc::new(Held::new(entry, name, parent, rare))
+        Held::new(entry, name, (parent, self.names.shared(parent)), rare)
     }
 
     /// Gives back what [`Self::hold`] took.
     pub(super) fn let_go(&mut self, held: &Held) {
-        for text in held.rare.iter().flat_map(|rare| rare.selectors.iter()) {
+        for text in held.alias_selectors() {
             self.drop_text(*text);
         }
-        for number in [held.name, held.parent] {
+        for number in [held.name(), held.parent()] {
             self.release(number);
         }
     }
 
-    pub(super) fn link(&mut self, held: &Arc<Held>) {
-        if let Some(name) = self.names.get_mut(held.name) {
-            name.given_by.push(Arc::clone(held));
+    pub(super) fn link(&mut self, held: &Held) {
+        if let Some(name) = self.names.get_mut(held.name()) {
+            name.given_by.push(held.clone());
         }
         if !self.is_alias(held) {
-            if let Some(parent) = self.names.get_mut(held.parent) {
-                parent.children.push(Arc::clone(held));
+            if let Some(parent) = self.names.get_mut(held.parent()) {
+                parent.children.push(held.clone());
             }
-        } else if let Some(first) = held.rare.as_ref().and_then(|rare| rare.selectors.first()) {
-            file(&mut self.aliases, *first, Arc::clone(held));
+        } else if let Some(first) = held.alias_selectors().first() {
+            file(&mut self.aliases, *first, held.clone());
         }
-        self.entries.insert(ById(Arc::clone(held)));
+        self.entries.insert(ById(held.clone()));
     }
 
-    pub(super) fn unlink(&mut self, held: &Arc<Held>) {
-        let same = |other: &Arc<Held>| Arc::ptr_eq(other, held);
-        if let Some(name) = self.names.get_mut(held.name) {
+    pub(super) fn unlink(&mut self, held: &Held) {
+        let same = |other: &Held| other.is(held);
+        if let Some(name) = self.names.get_mut(held.name()) {
             name.given_by.remove(same);
         }
         if !self.is_alias(held) {
-            if let Some(parent) = self.names.get_mut(held.parent) {
+            if let Some(parent) = self.names.get_mut(held.parent()) {
                 parent.children.remove(same);
             }
-        } else if let Some(first) = held.rare.as_ref().and_then(|rare| rare.selectors.first()) {
+        } else if let Some(first) = held.alias_selectors().first() {
             unfile(&mut self.aliases, first, same);
         }
         self.entries.remove(held.id());

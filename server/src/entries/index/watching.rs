@@ -1,7 +1,5 @@
 //! Views: which agents' answers a change reaches, and which names they hang on.
 
-use std::sync::Arc;
-
 use super::{Index, Name, is_within};
 use crate::entries::held::Held;
 use crate::entries::names::Number;
@@ -9,9 +7,9 @@ use crate::entries::view::View;
 
 impl Index {
     /// Marks the views that a change of this entry may move others in or out of; to be called while it is linked.
-    pub(super) fn disturb(&mut self, held: &Held, other: Option<&Arc<Held>>) {
+    pub(super) fn disturb(&mut self, held: &Held, other: Option<&Held>) {
         if self.is_alias(held) {
-            let mut reached = self.watchers(held.name);
+            let mut reached = self.watchers(held.name());
             for agent in &self.viewed {
                 let node = self.names.get(*agent).and_then(|name| name.node.as_deref());
                 if node.is_some_and(|node| is_within(held, node)) {
@@ -22,19 +20,20 @@ impl Index {
             return;
         }
         let below = |number| self.names.get(number).map_or(0, |name: &Name| name.children.as_slice().len());
-        let (siblings, children) = (below(held.parent), below(held.name));
+        let (siblings, children) = (below(held.parent()), below(held.name()));
         // Whoever may see the parent's own entry did not watch the parent while nothing was below it.
         if siblings == 1 {
-            let above = self.names.get(held.parent).map_or(&[][..], |name| name.given_by.as_slice());
-            let above: Vec<_> = above.iter().filter(|e| !self.is_alias(e)).map(|e| e.parent).collect();
+            let above = self.names.get(held.parent()).map_or(&[][..], |name| name.given_by.as_slice());
+            let above: Vec<_> = above.iter().filter(|e| !self.is_alias(e)).map(|e| e.parent()).collect();
             for parent in above {
                 let reached = self.watchers(parent);
                 self.make_stale(&reached);
             }
         }
-        let same_edge = other.is_some_and(|other| other.name == held.name && other.parent == held.parent);
+        let same_edge =
+            other.is_some_and(|other| other.name() == held.name() && other.parent() == held.parent());
         if !same_edge && children > 0 {
-            let reached = self.watchers(held.parent);
+            let reached = self.watchers(held.parent());
             self.make_stale(&reached);
         }
     }

@@ -2,7 +2,6 @@
 
 use super::*;
 use hardroot_api::spire::api::types;
-use prost::Message as _;
 
 /// What an agent has, told as a stream tells it.
 #[derive(Default)]
@@ -12,8 +11,8 @@ struct Told {
 }
 
 impl Told {
-    fn put(&mut self, encoded: &[u8]) {
-        let entry = types::Entry::decode(encoded).unwrap();
+    fn put(&mut self, held: &Held) {
+        let entry = held.message();
         self.entries.insert(entry.id.clone(), entry);
     }
 
@@ -31,7 +30,7 @@ impl Told {
             }
             Start::Everything(all, token) => {
                 self.entries.clear();
-                all.iter().for_each(|held| self.put(&held.encoded()));
+                all.iter().for_each(|held| self.put(held));
                 self.token = Some(token);
                 "everything"
             }
