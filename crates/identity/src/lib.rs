@@ -47,7 +47,10 @@ pub use name::{DistinguishedName, name_text};
 pub use pem::{BadPem, MAX_PEM_BYTES, pem_decode, pem_encode};
 pub use selector::{BadSelector, Selector};
 pub use spiffe_id::{BadSpiffeId, MAX_ID_BYTES, MAX_TRUST_DOMAIN_BYTES, SpiffeId, TrustDomain};
-pub use x509_svid::{BadX509Svid, LeafFault, MAX_CHAIN_CERTIFICATES, X509Svid, is_tainted, verify_x509_svid};
+pub use x509_svid::{
+    BadX509Svid, LeafFault, MAX_CHAIN_CERTIFICATES, X509Svid, is_tainted, verify_x509_svid,
+    verify_x509_svid_until,
+};
 
 #[cfg(test)]
 mod tests;

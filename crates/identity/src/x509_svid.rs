@@ -249,6 +249,19 @@ pub fn verify_x509_svid(
     bundle: &Bundle,
     now: SystemTime,
 ) -> Result<X509Svid, BadX509Svid> {
+    verify_x509_svid_until(chain, bundle, now).map(|(svid, _)| svid)
+}
+
+/// As [`verify_x509_svid`], and how long that holds while the bundle stays as it is: until the first certificate of
+/// the path ends, the authority's included. Later another path may still be there.
+///
+/// # Errors
+/// See [`BadX509Svid`].
+pub fn verify_x509_svid_until(
+    chain: &[Vec<u8>],
+    bundle: &Bundle,
+    now: SystemTime,
+) -> Result<(X509Svid, SystemTime), BadX509Svid> {
     verify_with(chain, bundle, now, |_| true)
 }
 
@@ -264,24 +277,29 @@ fn verify_with(
     bundle: &Bundle,
     now: SystemTime,
     wanted: impl Fn(bool) -> bool,
-) -> Result<X509Svid, BadX509Svid> {
+) -> Result<(X509Svid, SystemTime), BadX509Svid> {
     let svid = X509Svid::parse(chain.to_vec())?;
     if !svid.id.is_member_of(&bundle.trust_domain) {
         return Err(BadX509Svid::ForeignBundle { id: svid.id, bundle: bundle.trust_domain.clone() });
     }
-    let roots: Vec<CertificateDer<'_>> = bundle
+    let roots: Vec<(CertificateDer<'_>, SystemTime)> = bundle
         .x509_authorities
         .iter()
-        .filter(|authority| wanted(authority.tainted) && is_usable_root(&authority.der, now))
-        .map(|authority| CertificateDer::from(authority.der.as_slice()))
+        .filter(|authority| wanted(authority.tainted))
+        .filter_map(|authority| {
+            let end = end_of_usable_root(&authority.der, now)?;
+            Some((CertificateDer::from(authority.der.as_slice()), end))
+        })
         .collect();
-    let anchors: Vec<TrustAnchor<'_>> =
-        roots.iter().filter_map(|root| webpki::anchor_from_trusted_cert(root).ok()).collect();
+    let (anchors, ends): (Vec<TrustAnchor<'_>>, Vec<SystemTime>) = roots
+        .iter()
+        .filter_map(|(root, end)| Some((webpki::anchor_from_trusted_cert(root).ok()?, *end)))
+        .unzip();
     if anchors.is_empty() {
         return Err(BadX509Svid::NoAuthority { trust_domain: bundle.trust_domain.clone() });
     }
-    match verify_path(&svid, &anchors, now) {
-        Ok(()) => Ok(svid),
+    match verify_path(&svid, &anchors, &ends, now) {
+        Ok(until) => Ok((svid, until)),
         // An authority of the same name with another key is not the issuer either.
         Err(
             webpki::Error::UnknownIssuer
@@ -294,32 +312,45 @@ fn verify_with(
     }
 }
 
-/// The path validator looks at an anchor's name and key only, so the rest is looked at here.
-fn is_usable_root(der: &[u8], now: SystemTime) -> bool {
+/// When a root ends that may be used now. The path validator looks at an anchor's name and key only, so the rest is
+/// looked at here.
+fn end_of_usable_root(der: &[u8], now: SystemTime) -> Option<SystemTime> {
     // A root from outside the SPIFFE world may lack the key usage extension; RFC 5280 then sets no limit.
     let may_sign = |root: &Certificate| {
         root.extensions.is_ca() && root.extensions.key_usage.is_none_or(|usage| usage.key_cert_sign())
     };
-    Certificate::parse(der).is_ok_and(|root| may_sign(&root) && root.is_current(now))
+    let root = Certificate::parse(der).ok()?;
+    (may_sign(&root) && root.is_current(now)).then_some(root.not_after)
 }
 
-fn verify_path(svid: &X509Svid, anchors: &[TrustAnchor<'_>], now: SystemTime) -> Result<(), webpki::Error> {
+/// Until when the path holds; `ends` are the anchors', in their order.
+fn verify_path(
+    svid: &X509Svid,
+    anchors: &[TrustAnchor<'_>],
+    ends: &[SystemTime],
+    now: SystemTime,
+) -> Result<SystemTime, webpki::Error> {
     let leaf = CertificateDer::from(svid.leaf());
     let intermediates: Vec<CertificateDer<'_>> =
         svid.chain.iter().skip(1).map(|der| CertificateDer::from(der.as_slice())).collect();
     // A clock before 1970 makes everything not valid yet.
-    let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    webpki::EndEntityCert::try_from(&leaf)?
-        .verify_for_usage(
-            webpki::ALL_VERIFICATION_ALGS,
-            anchors,
-            &intermediates,
-            UnixTime::since_unix_epoch(now),
-            BothPurposes,
-            None,
-            None,
-        )
-        .map(|_| ())
+    let seconds = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let leaf = webpki::EndEntityCert::try_from(&leaf)?;
+    let path = leaf.verify_for_usage(
+        webpki::ALL_VERIFICATION_ALGS,
+        anchors,
+        &intermediates,
+        UnixTime::since_unix_epoch(seconds),
+        BothPurposes,
+        None,
+        None,
+    )?;
+    let anchor = anchors.iter().zip(ends).find(|(anchor, _)| std::ptr::eq(*anchor, path.anchor()));
+    // What cannot be read again is trusted for this moment alone.
+    let between = path.intermediate_certificates();
+    let between = between.map(|cert| Certificate::parse(&cert.der()).map_or(now, |cert| cert.not_after));
+    let until = between.fold(svid.not_after, SystemTime::min);
+    Ok(until.min(anchor.map_or(now, |(_, end)| *end)))
 }
 
 /// Extended key usage along the path: where it is present it must allow both TLS roles, since an SVID is

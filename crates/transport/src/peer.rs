@@ -2,16 +2,12 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use hardroot_identity::{Bundle, SpiffeId};
 
 use crate::bundles::BundleSource;
-use crate::verify::{TrustError, judge};
-
-/// How long a chain that was judged against an unchanged bundle need not be judged again. Bounds how late the
-/// expiry of an intermediate or an authority is noticed; the leaf's own is looked at every time.
-const JUDGED_FOR: Duration = Duration::from_secs(60);
+use crate::verify::{Judgement, TrustError, judge};
 
 /// The peer of a connection. It is the request extension `Arc<PeerInfo>` of every RPC on it.
 #[derive(Debug)]
@@ -35,6 +31,15 @@ pub struct PeerInfo {
 struct Judged {
     bundle: Arc<Bundle>,
     at: SystemTime,
+    /// The first end of a certificate on the path to the authority.
+    until: SystemTime,
+}
+
+impl Judged {
+    /// Whether a chain that was judged then need not be judged again now. A clock that was set back says nothing.
+    fn holds(&self, bundle: &Arc<Bundle>, now: SystemTime) -> bool {
+        Arc::ptr_eq(&self.bundle, bundle) && self.at <= now && now <= self.until
+    }
 }
 
 impl PeerInfo {
@@ -62,7 +67,7 @@ impl PeerInfo {
         bundles: &dyn BundleSource,
         now: SystemTime,
     ) -> Result<Self, TrustError> {
-        let (svid, bundle) = judge(&chain, bundles, now)?;
+        let Judgement { svid, bundle, until } = judge(&chain, bundles, now)?;
         Ok(Self {
             addr,
             via: None,
@@ -70,7 +75,7 @@ impl PeerInfo {
             id: Some(svid.id),
             leaf_serial: Some(svid.serial),
             leaf_not_after: Some(svid.not_after),
-            judged: Mutex::new(Some(Judged { bundle, at: now })),
+            judged: Mutex::new(Some(Judged { bundle, at: now, until })),
         })
     }
 
@@ -99,8 +104,8 @@ impl PeerInfo {
 /// Judges a connection's certificate again, for connections outlive bundles and certificates: call it at every
 /// RPC that relies on the peer's ID. A peer without a certificate has nothing to be judged and passes.
 ///
-/// The signatures are checked when the bundle is another one than last time, and once a minute; in between it
-/// costs a comparison of pointers and of the expiry.
+/// The signatures are checked when the bundle is another one than last time, or a certificate on the path has ended; in
+/// between it costs a comparison of pointers and of the expiry.
 ///
 /// # Errors
 /// The leaf has expired, the bundle is gone, or the chain no longer leads to it.
@@ -113,15 +118,11 @@ pub fn recheck(peer: &PeerInfo, bundles: &dyn BundleSource, now: SystemTime) -> 
     let Some(current) = bundles.bundle(&trust_domain) else {
         return Err(TrustError::NoBundle { trust_domain });
     };
-    let fresh = |judged: &Judged| {
-        Arc::ptr_eq(&judged.bundle, &current)
-            && now.duration_since(judged.at).is_ok_and(|age| age < JUDGED_FOR)
-    };
-    if lock(&peer.judged).as_ref().is_some_and(fresh) {
+    if lock(&peer.judged).as_ref().is_some_and(|judged| judged.holds(&current, now)) {
         return Ok(());
     }
-    let (_, bundle) = judge(&peer.cert_chain, bundles, now)?;
-    *lock(&peer.judged) = Some(Judged { bundle, at: now });
+    let Judgement { bundle, until, .. } = judge(&peer.cert_chain, bundles, now)?;
+    *lock(&peer.judged) = Some(Judged { bundle, at: now, until });
     Ok(())
 }
 

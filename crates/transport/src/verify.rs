@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use hardroot_identity::{BadX509Svid, Bundle, SpiffeId, TrustDomain, X509Svid, verify_x509_svid};
+use hardroot_identity::{BadX509Svid, Bundle, SpiffeId, TrustDomain, X509Svid, verify_x509_svid_until};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -58,19 +58,28 @@ impl TrustError {
     }
 }
 
+/// What a chain was found to be.
+pub(crate) struct Judgement {
+    pub(crate) svid: X509Svid,
+    /// By which it was judged.
+    pub(crate) bundle: Arc<Bundle>,
+    /// How long it holds while the bundle stays as it is.
+    pub(crate) until: SystemTime,
+}
+
 /// Judges a chain by the bundle of the trust domain that its leaf names.
 pub(crate) fn judge(
     chain: &[Vec<u8>],
     bundles: &dyn BundleSource,
     now: SystemTime,
-) -> Result<(X509Svid, Arc<Bundle>), TrustError> {
+) -> Result<Judgement, TrustError> {
     let claimed = X509Svid::parse(chain.to_vec()).map_err(TrustError::NotSvid)?.id;
     let trust_domain = claimed.trust_domain();
     let Some(bundle) = bundles.bundle(&trust_domain) else {
         return Err(TrustError::NoBundle { trust_domain });
     };
-    match verify_x509_svid(chain, &bundle, now) {
-        Ok(svid) => Ok((svid, bundle)),
+    match verify_x509_svid_until(chain, &bundle, now) {
+        Ok((svid, until)) => Ok(Judgement { svid, bundle, until }),
         Err(cause) => Err(TrustError::Chain { id: claimed, cause }),
     }
 }
@@ -158,7 +167,7 @@ impl fmt::Debug for ServerVerifier {
 impl ServerVerifier {
     fn verify(&self, chain: Vec<Vec<u8>>, now: SystemTime) -> Result<(), TrustError> {
         let found = match &self.trust {
-            ServerTrust::Bundle(bundles) => judge(&chain, &**bundles, now)?.0.id,
+            ServerTrust::Bundle(bundles) => judge(&chain, &**bundles, now)?.svid.id,
             ServerTrust::InsecureBootstrap => X509Svid::parse(chain).map_err(TrustError::NotSvid)?.id,
         };
         if found == self.expected {

@@ -8,11 +8,15 @@ use aws_lc_rs::digest::{Context, SHA256};
 use hardroot_api::spire::api::types;
 use hardroot_identity::{Selector, SpiffeId, TrustDomain};
 use prost::Message as _;
+use prost::encoding::message;
 use triomphe::ThinArc;
 
 use super::names::Number;
 use crate::api::entry_message;
 use crate::datastore::Entry;
+
+/// The number of `Entries.entries`.
+const ENTRIES: u32 = 1;
 
 /// An entry; copies are the same one. What is looked at and what is sent lie side by side in memory: to walk the entries of
 /// an agent goes once to each.
@@ -48,9 +52,9 @@ impl Held {
         (parent, parent_id): (Number, Arc<str>),
         rare: Option<Box<Rare>>,
     ) -> Self {
-        let brief = brief(entry);
+        let message = brief(entry);
         let head = Head {
-            fingerprint: fingerprint(&brief, &parent_id),
+            fingerprint: fingerprint(&message.encode_to_vec(), &parent_id),
             revision: entry.revision_number,
             created_at: entry.created_at,
             parent_id,
@@ -58,7 +62,9 @@ impl Held {
             parent,
             rare,
         };
-        Self(ThinArc::from_header_and_slice(head, &brief))
+        let mut listed = Vec::with_capacity(message::encoded_len(ENTRIES, &message));
+        message::encode(ENTRIES, &message, &mut listed);
+        Self(ThinArc::from_header_and_slice(head, &listed))
     }
 
     /// An entry that no index knows.
@@ -102,11 +108,18 @@ impl Held {
         self.head().fingerprint
     }
 
-    /// What an agent is pushed: the message `spire.api.types.Entry`, encoded, without what the agent knows or does not look
-    /// at: no parent's ID, no trust domain in its own.
+    /// What an agent is pushed: an element of `hardroot.server.sync.v1.Entries.entries`, encoded with its number and length,
+    /// without what the agent knows or does not look at: no parent's ID, no trust domain in its own.
     #[must_use]
-    pub fn brief(&self) -> &[u8] {
+    pub fn listed(&self) -> &[u8] {
         &self.0.slice
+    }
+
+    /// The message in [`Self::listed`].
+    fn brief(&self) -> &[u8] {
+        // A byte for the number, and as many for the length as have the highest bit, and one more.
+        let long = self.listed().iter().skip(1).take_while(|byte| **byte >= 0x80).count();
+        self.listed().get(long + 2..).unwrap_or_default()
     }
 
     /// The message with every field.
@@ -179,14 +192,14 @@ impl Held {
     }
 }
 
-/// See [`Held::brief`]. An entry's ID and its parent's are of the same trust domain, or no index has it.
-fn brief(entry: &Entry) -> Vec<u8> {
+/// See [`Held::listed`]. An entry's ID and its parent's are of the same trust domain, or no index has it.
+fn brief(entry: &Entry) -> types::Entry {
     let mut message = entry_message(entry, None);
     message.parent_id = None;
     if let Some(id) = &mut message.spiffe_id {
         id.trust_domain.clear();
     }
-    message.encode_to_vec()
+    message
 }
 
 fn fingerprint(brief: &[u8], parent_id: &str) -> u64 {
@@ -200,7 +213,7 @@ fn fingerprint(brief: &[u8], parent_id: &str) -> u64 {
 
 /// What the index would make of an entry, without keeping it.
 pub(super) fn fingerprint_of(entry: &Entry) -> u64 {
-    fingerprint(&brief(entry), entry.parent_id.as_str())
+    fingerprint(&brief(entry).encode_to_vec(), entry.parent_id.as_str())
 }
 
 /// An entry that is looked up by its id.
@@ -229,6 +242,8 @@ impl Eq for ById {}
 
 #[cfg(test)]
 mod tests {
+    use hardroot_api::hardroot::server::sync::v1::Entries;
+
     use super::*;
     use crate::datastore::sql_tests::entry as unnamed;
 
@@ -254,7 +269,12 @@ mod tests {
 
     #[test]
     fn nothing_of_an_entry_is_lost() {
-        let entry = full();
+        for hint in [0, 1, 100, 200, 20_000] {
+            keeps(Entry { hint: "x".repeat(hint), ..full() });
+        }
+    }
+
+    fn keeps(entry: Entry) {
         let domains = entry.federates_with.clone().into();
         let rare = Box::new(Rare { selectors: Box::default(), federates_with: domains });
         let held = Held::new(&entry, 1, (2, entry.parent_id.as_str().into()), Some(rare));
@@ -266,10 +286,10 @@ mod tests {
     #[test]
     fn agents_are_not_told_what_they_know() {
         let entry = full();
-        let told = types::Entry::decode(Held::of(&entry).brief()).unwrap();
+        let told = Entries::decode(Held::of(&entry).listed()).unwrap().entries;
         let own = types::Spiffeid { trust_domain: String::new(), path: "/workload".to_owned() };
         let wanted = types::Entry { spiffe_id: Some(own), parent_id: None, ..entry_message(&entry, None) };
-        assert_eq!(told, wanted);
+        assert_eq!(told, [wanted]);
     }
 
     #[test]

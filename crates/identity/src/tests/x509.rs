@@ -9,7 +9,7 @@ use super::support::{
 use crate::asn1::{self, element};
 use crate::{
     BadCertificate, BadX509Svid as Bad, Bundle, ExtensionFault, LeafFault, MAX_CHAIN_CERTIFICATES,
-    X509Authority, X509Svid, is_tainted, oid, verify_x509_svid,
+    X509Authority, X509Svid, is_tainted, oid, verify_x509_svid, verify_x509_svid_until,
 };
 
 const WORKLOAD: &str = "spiffe://example.org/workload";
@@ -251,6 +251,32 @@ fn a2_13_validity_of_leaf_and_authorities() {
     let early = judge(|f| f.not_before = now() + HOUR / 2);
     assert_eq!(early, Err(Bad::NotYetValid { id: id(WORKLOAD) }));
     assert!(at(SystemTime::UNIX_EPOCH - second).is_err());
+}
+
+#[test]
+fn a2_13_a_verdict_stands_until_the_first_certificate_of_the_path_ends() {
+    let root = Ca::root("example.org");
+    let key = Key::p256();
+    // How long a leaf and the CA above it live; the root lives 24 hours.
+    let until = |leaf_ends: Duration, between_ends: Duration| {
+        let mut between = Forge::authority(&root, &key);
+        between.not_after = now() + between_ends;
+        let mut leaf = Forge::leaf(&root, WORKLOAD);
+        leaf.issuer = between.subject.clone();
+        leaf.not_after = now() + leaf_ends;
+        let chain = [leaf.sign(&key), between.sign(&root.key)];
+        verify_x509_svid_until(&chain, &root.bundle(), now()).unwrap().1
+    };
+    assert_eq!(until(HOUR, 2 * HOUR), now() + HOUR);
+    assert_eq!(until(2 * HOUR, HOUR), now() + HOUR);
+    assert_eq!(until(48 * HOUR, 48 * HOUR), now() + 24 * HOUR, "the root's end");
+    // Of two authorities only the one that the path leads to counts.
+    let mut bundle = root.bundle();
+    let mut other = Forge::authority(&root, &key);
+    other.not_after = now() + HOUR / 2;
+    bundle.x509_authorities.insert(0, X509Authority { der: other.sign(&key), tainted: false });
+    let chain = root.workload(WORKLOAD);
+    assert_eq!(verify_x509_svid_until(&chain, &bundle, now()).unwrap().1, now() + HOUR);
 }
 
 #[test]

@@ -174,7 +174,7 @@ impl Conversation {
             let mut update = wire::Update { removed, ..self.update() };
             let mut page = Page::default();
             for held in changed {
-                page.push(held.brief());
+                page.push(&held);
                 if page.is_full(self.page) {
                     self.send(wire::Update { entries: page.take(), ..self.update() }).await?;
                     begun = true;

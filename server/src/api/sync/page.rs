@@ -1,14 +1,11 @@
 //! Entries that go to an agent together.
 
 use prost::bytes::{Bytes, BytesMut};
-use prost::encoding::{WireType, encode_key, encode_varint};
 
 use crate::entries::Held;
 
 /// Bytes of entries after which a page is full: an answer's message is at most 4 MiB for most clients.
 const MAX_BYTES: usize = 1 << 20;
-/// Number of `Entries.entries`.
-const FIELD: u32 = 1;
 
 /// An encoded `hardroot.server.sync.v1.Entries`. Entries are copied into it side by side as they are held: to count one
 /// reference more and one less for each of a hundred thousand that lie about in memory takes longer.
@@ -19,11 +16,9 @@ pub(super) struct Page {
 }
 
 impl Page {
-    /// Adds an encoded entry.
-    pub(super) fn push(&mut self, encoded: &[u8]) {
-        encode_key(FIELD, WireType::LengthDelimited, &mut self.bytes);
-        encode_varint(encoded.len() as u64, &mut self.bytes);
-        self.bytes.extend_from_slice(encoded);
+    /// Adds an entry.
+    pub(super) fn push(&mut self, held: &Held) {
+        self.bytes.extend_from_slice(held.listed());
         self.count += 1;
     }
 
@@ -32,7 +27,7 @@ impl Page {
         while !self.is_full(most)
             && let Some((held, rest)) = entries.split_first()
         {
-            self.push(held.brief());
+            self.push(held);
             entries = rest;
         }
         entries
