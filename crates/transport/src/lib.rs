@@ -24,10 +24,10 @@ pub use connect::{ConnectError, ConnectOptions, connect, refusal_of, uds_channel
 pub use identity::{BadTlsIdentity, IdentitySlot, TlsIdentity};
 pub use key::RemoteKey;
 pub use listen::{
-    BadCidr, BadProxyHeader, BoundSocket, Cidr, FirstCome, Flood, Guarded, Limits, ListenStats, LocalPeer,
-    MendedAuthority, Parsed, Proxied, SigningOrder, SigningTurn, Throttle, TlsConn, TlsIncoming, UdsConn,
-    UdsError, UdsIncoming, UdsLimits, bind_uds, client_of, parse_proxy_header, tls_incoming,
-    tls_incoming_with, uds_incoming,
+    BadCidr, BadProxyHeader, BoundSocket, Cidr, ClientMessage, FirstCome, Flood, Guarded, Limits,
+    ListenStats, LocalPeer, MendedAuthority, Parsed, Proxied, SigningOrder, SigningTurn, Throttle, TlsConn,
+    TlsIncoming, UdsConn, UdsError, UdsIncoming, UdsLimits, bind_uds, client_message, client_of,
+    parse_proxy_header, tls_incoming, tls_incoming_with, uds_incoming,
 };
 pub use peer::{PeerInfo, recheck};
 pub use verify::TrustError;

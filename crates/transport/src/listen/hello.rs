@@ -92,16 +92,16 @@ impl AsyncRead for Gate {
                 Stage::Open => return Pin::new(&mut this.stream).poll_read(cx, buf),
                 Stage::Collecting => {
                     let more = ready!(this.poll_collect(cx))?;
-                    this.stage = match judge(&this.held) {
-                        Next::Unknown if this.held.len() > MAX_HELD => {
+                    this.stage = match client_message(&this.held) {
+                        ClientMessage::Unknown if this.held.len() > MAX_HELD => {
                             return Poll::Ready(Err(io::Error::other("a ClientHello of more than 32 KiB")));
                         }
-                        Next::Unknown if more => continue,
-                        Next::Hello => {
+                        ClientMessage::Unknown if more => continue,
+                        ClientMessage::Hello => {
                             this.hellos = this.hellos.saturating_sub(1);
                             this.wait()
                         }
-                        Next::Unknown | Next::Other => {
+                        ClientMessage::Unknown | ClientMessage::Other => {
                             this.hellos = 0;
                             Stage::Giving(0)
                         }
@@ -144,9 +144,9 @@ impl AsyncRead for Gate {
 
 writes_through!(Gate);
 
-/// What the next message of the peer is.
+/// What the next message of a TLS client is, as far as it is here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Next {
+pub enum ClientMessage {
     /// Too little of it is here.
     Unknown,
     /// A whole ClientHello.
@@ -156,15 +156,21 @@ enum Next {
 }
 
 /// Looks at the records that the peer has sent since its last message (RFC 8446 5.1). What the TLS library will refuse is
-/// [`Next::Other`]: it is its to say so.
-fn judge(mut records: &[u8]) -> Next {
+/// [`ClientMessage::Other`]: it is its to say so. What was found of some bytes holds whatever comes after them, but for
+/// [`ClientMessage::Unknown`].
+#[must_use]
+pub fn client_message(mut records: &[u8]) -> ClientMessage {
     // The message's first bytes: its type and length (RFC 8446 4).
     let (mut begin, mut have) = ([0; 4], 0_usize);
     loop {
         let Some((header, rest)) = records.split_first_chunk::<5>() else {
             // It may be no TLS at all, and shorter than a record.
             let may_be = |kind: &u8| matches!(*kind, CHANGE_CIPHER_SPEC | ALERT | HANDSHAKE);
-            return if records.first().is_none_or(may_be) { Next::Unknown } else { Next::Other };
+            return if records.first().is_none_or(may_be) {
+                ClientMessage::Unknown
+            } else {
+                ClientMessage::Other
+            };
         };
         let [kind, _, _, high, low] = *header;
         let length = usize::from(u16::from_be_bytes([high, low]));
@@ -173,9 +179,9 @@ fn judge(mut records: &[u8]) -> Next {
             // Both may stand before a ClientHello.
             CHANGE_CIPHER_SPEC => {}
             ALERT => match part.first() {
-                None if length > 0 => return Next::Unknown,
+                None if length > 0 => return ClientMessage::Unknown,
                 Some(&WARNING) => {}
-                _ => return Next::Other,
+                _ => return ClientMessage::Other,
             },
             HANDSHAKE if length > 0 => {
                 for (place, byte) in begin.iter_mut().skip(have).zip(part) {
@@ -183,19 +189,19 @@ fn judge(mut records: &[u8]) -> Next {
                 }
                 have = have.saturating_add(part.len());
             }
-            _ => return Next::Other,
+            _ => return ClientMessage::Other,
         }
         let [message, high, middle, low] = begin;
         if have > 0 && message != CLIENT_HELLO {
-            return Next::Other;
+            return ClientMessage::Other;
         }
         if have >= begin.len() {
             let wanted = usize::try_from(u32::from_be_bytes([0, high, middle, low])).unwrap_or(usize::MAX);
             if have - begin.len() >= wanted {
-                return Next::Hello;
+                return ClientMessage::Hello;
             }
         }
-        let Some(after) = rest.get(length..) else { return Next::Unknown };
+        let Some(after) = rest.get(length..) else { return ClientMessage::Unknown };
         records = after;
     }
 }
@@ -215,13 +221,13 @@ mod tests {
     }
 
     /// The judgement of the whole, which no beginning of it may come to, and what shorter pieces may be.
-    fn judged(bytes: &[u8]) -> Next {
-        let whole = judge(bytes);
+    fn judged(bytes: &[u8]) -> ClientMessage {
+        let whole = client_message(bytes);
         let mut known = None;
         for length in 0..=bytes.len() {
-            let now = judge(&bytes[..length]);
+            let now = client_message(&bytes[..length]);
             match known {
-                None if now != Next::Unknown => known = Some(now),
+                None if now != ClientMessage::Unknown => known = Some(now),
                 Some(known) => assert_eq!(now, known, "{length} of {}", bytes.len()),
                 None => {}
             }
@@ -233,16 +239,16 @@ mod tests {
     fn a_hello_is_one_when_it_is_whole_however_it_is_cut() {
         for length in [0, 1, 200, 16_000] {
             let hello = message(CLIENT_HELLO, length);
-            assert_eq!(judged(&record(HANDSHAKE, &hello)), Next::Hello);
-            assert_eq!(judged(&record(HANDSHAKE, &hello[..hello.len() - 1])), Next::Unknown);
+            assert_eq!(judged(&record(HANDSHAKE, &hello)), ClientMessage::Hello);
+            assert_eq!(judged(&record(HANDSHAKE, &hello[..hello.len() - 1])), ClientMessage::Unknown);
             for cut in [1, 3, 4, 5] {
                 let Some((first, second)) = hello.split_at_checked(cut).filter(|(_, rest)| !rest.is_empty())
                 else {
                     continue;
                 };
                 let two = [record(HANDSHAKE, first), record(HANDSHAKE, second)].concat();
-                assert_eq!(judged(&two), Next::Hello, "{length} {cut}");
-                assert_eq!(judged(&two[..two.len() - 1]), Next::Unknown, "{length} {cut}");
+                assert_eq!(judged(&two), ClientMessage::Hello, "{length} {cut}");
+                assert_eq!(judged(&two[..two.len() - 1]), ClientMessage::Unknown, "{length} {cut}");
             }
         }
     }
@@ -252,23 +258,27 @@ mod tests {
         let hello = record(HANDSHAKE, &message(CLIENT_HELLO, 200));
         let spec = record(CHANGE_CIPHER_SPEC, &[1]);
         let warning = record(ALERT, &[1, 90]);
-        assert_eq!(judged(&[&spec[..], &hello].concat()), Next::Hello);
-        assert_eq!(judged(&[&warning[..], &warning, &spec, &hello].concat()), Next::Hello);
-        assert_eq!(judged(&spec), Next::Unknown);
+        assert_eq!(judged(&[&spec[..], &hello].concat()), ClientMessage::Hello);
+        assert_eq!(judged(&[&warning[..], &warning, &spec, &hello].concat()), ClientMessage::Hello);
+        assert_eq!(judged(&spec), ClientMessage::Unknown);
     }
 
     #[test]
     fn what_is_no_hello_is_not_kept() {
         let spec = record(CHANGE_CIPHER_SPEC, &[1]);
         let finished = record(23, &[9; 40]);
-        assert_eq!(judged(&[&spec[..], &finished].concat()), Next::Other);
+        assert_eq!(judged(&[&spec[..], &finished].concat()), ClientMessage::Other);
         let key_exchange = record(HANDSHAKE, &message(16, 66));
-        assert_eq!(judged(&[&key_exchange[..], &spec].concat()), Next::Other);
-        assert_eq!(judged(b"GET / HTTP/1.1\r\n\r\n"), Next::Other);
-        assert_eq!(judged(b"\n"), Next::Other);
-        assert_eq!(judged(&record(HANDSHAKE, &[])), Next::Other);
-        assert_eq!(judged(&record(ALERT, &[2, 48])), Next::Other, "the peer gives up");
+        assert_eq!(judged(&[&key_exchange[..], &spec].concat()), ClientMessage::Other);
+        assert_eq!(judged(b"GET / HTTP/1.1\r\n\r\n"), ClientMessage::Other);
+        assert_eq!(judged(b"\n"), ClientMessage::Other);
+        assert_eq!(judged(&record(HANDSHAKE, &[])), ClientMessage::Other);
+        assert_eq!(judged(&record(ALERT, &[2, 48])), ClientMessage::Other, "the peer gives up");
         let begun = record(HANDSHAKE, &message(CLIENT_HELLO, 200)[..100]);
-        assert_eq!(judged(&[&begun[..], &finished].concat()), Next::Other, "a record within a message");
+        assert_eq!(
+            judged(&[&begun[..], &finished].concat()),
+            ClientMessage::Other,
+            "a record within a message"
+        );
     }
 }

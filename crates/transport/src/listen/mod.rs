@@ -12,6 +12,7 @@ mod uds;
 pub use accept::{ListenStats, Throttle};
 pub use authority::MendedAuthority;
 pub use guard::{Flood, Guarded};
+pub use hello::{ClientMessage, client_message};
 pub use order::{FirstCome, SigningOrder, SigningTurn};
 pub use proxy::{BadCidr, BadProxyHeader, Cidr, Parsed, Proxied, parse as parse_proxy_header};
 pub use tls::{Limits, TlsConn, TlsIncoming, client_of, tls_incoming, tls_incoming_with};
