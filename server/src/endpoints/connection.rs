@@ -31,8 +31,10 @@ use super::timeout::asked_timeout;
 
 /// Flow control of connections without a client certificate: what they may make the server keep.
 const ANONYMOUS_STREAM_WINDOW: u32 = 16 << 10;
-/// RFC 9113 knows no smaller one for a connection.
-const ANONYMOUS_WINDOW: u32 = 65_535;
+/// Twice what RFC 9113 has at least: `h2` gives a connection half of this for DATA frames under 256 bytes that nobody has
+/// read, counts each as 256 bytes and closes the connection when that is used up. Each stream may have one, which is the
+/// whole of a small call; as many again may be left of calls that were refused unread.
+const ANONYMOUS_WINDOW: u32 = MAX_STREAMS * 2 * 2 * 256;
 const STREAM_WINDOW: u32 = 256 << 10;
 const WINDOW: u32 = 1 << 20;
 /// A connection without a client certificate has this part of the idle time.

@@ -52,9 +52,9 @@ impl Held {
         (parent, parent_id): (Number, Arc<str>),
         rare: Option<Box<Rare>>,
     ) -> Self {
-        let message = brief(entry);
+        let listed = listed(entry);
         let head = Head {
-            fingerprint: fingerprint(&message.encode_to_vec(), &parent_id),
+            fingerprint: fingerprint(&listed, &parent_id),
             revision: entry.revision_number,
             created_at: entry.created_at,
             parent_id,
@@ -62,8 +62,6 @@ impl Held {
             parent,
             rare,
         };
-        let mut listed = Vec::with_capacity(message::encoded_len(ENTRIES, &message));
-        message::encode(ENTRIES, &message, &mut listed);
         Self(ThinArc::from_header_and_slice(head, &listed))
     }
 
@@ -193,27 +191,29 @@ impl Held {
 }
 
 /// See [`Held::listed`]. An entry's ID and its parent's are of the same trust domain, or no index has it.
-fn brief(entry: &Entry) -> types::Entry {
+fn listed(entry: &Entry) -> Vec<u8> {
     let mut message = entry_message(entry, None);
     message.parent_id = None;
     if let Some(id) = &mut message.spiffe_id {
         id.trust_domain.clear();
     }
-    message
+    let mut listed = Vec::with_capacity(message::encoded_len(ENTRIES, &message));
+    message::encode(ENTRIES, &message, &mut listed);
+    listed
 }
 
-fn fingerprint(brief: &[u8], parent_id: &str) -> u64 {
+fn fingerprint(listed: &[u8], parent_id: &str) -> u64 {
     let mut hash = Context::new(&SHA256);
     // An ID has no byte 0: it ends where it ends.
     hash.update(parent_id.as_bytes());
     hash.update(&[0]);
-    hash.update(brief);
+    hash.update(listed);
     hash.finish().as_ref().first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
 }
 
 /// What the index would make of an entry, without keeping it.
 pub(super) fn fingerprint_of(entry: &Entry) -> u64 {
-    fingerprint(&brief(entry).encode_to_vec(), entry.parent_id.as_str())
+    fingerprint(&listed(entry), entry.parent_id.as_str())
 }
 
 /// An entry that is looked up by its id.
