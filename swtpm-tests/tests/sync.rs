@@ -101,7 +101,7 @@ fn next_of(watch: &mut Watch, wanted: &[&str]) {
 }
 
 /// Entries that make telling everything anew heavy; no workload of this machine has their selectors.
-const MANY: usize = 1_000;
+const MANY: usize = 2_000;
 
 fn fill(site: &Site, parent: &str) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
